@@ -124,7 +124,7 @@ class Weights(StrictModel):
     source: WeightsSource
     directory: HostPath
     owner: Annotated[str, Field(pattern=r"^\d+:\d+$")] = "0:0"
-    scale: Annotated[float, Field(gt=0, le=1)] = 1.0
+    exchange_port: ServicePort = 18765
 
 
 class Model(StrictModel):
@@ -168,7 +168,8 @@ class Service(StrictModel):
     def _lengths(self) -> Service:
         if self.max_prefill_tokens < self.max_input_token_len:
             raise ValueError(
-                f"max_prefill_tokens {self.max_prefill_tokens} is below max_input_token_len {self.max_input_token_len}; "
+                f"max_prefill_tokens {self.max_prefill_tokens} is below max_input_token_len "
+                f"{self.max_input_token_len}; "
                 f"right would be at least {self.max_input_token_len}"
             )
         if self.max_iter_times > self.max_seq_len:

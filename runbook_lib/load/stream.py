@@ -1,0 +1,252 @@
+"""One answer of the service: HTTP by httptools, then server-sent events into token times.
+
+Every event is either proven to have the shape of an event that was fully parsed before (same bytes around a
+plain non-empty text), or it is parsed as JSON. So a malformed event in the middle is never counted.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import httptools
+
+if TYPE_CHECKING:
+    from runbook_lib.load.record import Record
+
+# DeepSeek-R1 thinks aloud in `reasoning_content` (`reasoning` in newer servers): those are tokens as well.
+CHANNELS = ("content", "reasoning_content", "reasoning")
+_LONGEST_EVENT = 16 * 1024 * 1024
+_DETAIL = 300
+_OK = 200
+_BAD_ENDS = frozenset({"abort", "cancelled", "error"})
+_FINAL_STATUS = 200
+
+
+class Answer:
+    """Read one HTTP response into its record. After `feed`, `done` says that the answer is over.
+
+    `reusable`: the connection may carry another request.
+    """
+
+    def __init__(self, record: Record) -> None:
+        self.record = record
+        self.done = False
+        self.reusable = False
+        self._now = 0
+        self._framed = False
+        self._tail = b""
+        self._body = b""
+        self._saw_done = False
+        self._saw_other = b""
+        self._prefix = b""
+        self._suffix = b""
+        self._parser: Any = httptools.HttpResponseParser(self)
+
+    def feed(self, data: bytes | memoryview, now_ns: int) -> None:
+        """Take bytes that arrived at `now_ns`."""
+        self._now = now_ns
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserError as error:
+            if not self.done:
+                self.fail("malformed", f"no valid HTTP: {error}")
+            self.reusable = False
+
+    def end_of_stream(self, now_ns: int) -> None:
+        """Conclude from the closed connection; it was closed at `now_ns`."""
+        self._now = now_ns
+        if self.done:
+            return
+        status = self.record.status
+        if self._saw_done or (status and (status != _OK or not self._framed)):
+            self._complete(reusable=False)
+        else:
+            self.fail("cut", f"connection closed after {len(self.record.events)} token events")
+
+    def fail(self, error: str, detail: str) -> None:
+        """End the answer as a failure; the first error stays."""
+        record = self.record
+        if not record.error:
+            record.error = error
+            record.detail = detail[:_DETAIL]
+        record.end_ns = record.end_ns or self._now
+        self.done = True
+        self.reusable = False
+
+    # --- called by httptools
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Note whether the body's end is marked, so that a closed connection can be told from the end."""
+        lower = name.lower()
+        if lower == b"content-length" or (lower == b"transfer-encoding" and b"chunked" in value.lower()):
+            self._framed = True
+
+    def on_message_begin(self) -> None:
+        """Give up the connection when a second response begins that nobody asked for."""
+        if self.done:
+            self.reusable = False
+
+    def on_headers_complete(self) -> None:
+        """Take the status."""
+        if not self.done:
+            self.record.status = self._parser.get_status_code()
+
+    def on_body(self, data: bytes) -> None:
+        """Cut the body into events."""
+        if self.done:
+            return
+        if self.record.status != _OK:
+            self._body = (self._body + data)[:_DETAIL]
+            return
+        if not self._tail and data.endswith(b"\n\n") and data.count(b"\n\n") == 1 and b"\r" not in data:
+            self._event(data[:-2])
+            return
+        text = self._tail + data
+        # A carriage return at the end may be half of a line end.
+        held = b"\r" if text.endswith(b"\r") else b""
+        if b"\r" in text:
+            text = text[: len(text) - len(held)].replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+        *events, rest = text.split(b"\n\n")
+        self._tail = rest + held
+        for event in events:
+            self._event(event.lstrip(b"\n"))
+        if len(self._tail) > _LONGEST_EVENT:
+            self.fail("malformed", f"one event is longer than {_LONGEST_EVENT} bytes")
+
+    def on_message_complete(self) -> None:
+        """Conclude from the whole response."""
+        if self.done:
+            return
+        if self.record.status < _FINAL_STATUS:  # 100 Continue and its like: the answer is still to come
+            self.record.status = 0
+            self._framed = False
+        else:
+            self._complete(reusable=self._parser.should_keep_alive())
+
+    # --- events
+
+    def _event(self, block: bytes) -> None:
+        if self.done or not block.strip():
+            return
+        prefix, suffix = self._prefix, self._suffix
+        if (
+            prefix
+            and block.startswith(prefix)
+            and block.endswith(suffix)
+            and _is_plain(block[len(prefix) : -len(suffix)])
+        ):
+            self.record.events.append(self._now)
+            return
+        data = []
+        for line in block.split(b"\n"):
+            if line.startswith(b"data:"):
+                data.append(line[5:].removeprefix(b" "))
+            elif not line.startswith((b":", b"event:", b"id:", b"retry:")):
+                self._saw_other = self._saw_other or line
+        payload = b"\n".join(data)
+        if not data or not payload.strip():
+            return
+        if payload.strip() == b"[DONE]":
+            self._saw_done = True
+            return
+        try:
+            value = json.loads(payload)
+        except ValueError:
+            self.fail("malformed", f"event is no JSON: {payload[:200]!r}")
+            return
+        if not isinstance(value, dict):
+            self.fail("malformed", f"event is no JSON object: {payload[:200]!r}")
+            return
+        self._take(value, block)
+
+    def _take(self, value: dict[str, Any], block: bytes) -> None:
+        if value.get("error") is not None:
+            self.fail("stream_error", json.dumps(value["error"], ensure_ascii=False))
+            return
+        record = self.record
+        usage = value.get("usage")
+        if isinstance(usage, dict):
+            record.prompt_tokens = _count(usage.get("prompt_tokens")) or record.prompt_tokens
+            record.completion_tokens = _count(usage.get("completion_tokens")) or record.completion_tokens
+        choices = value.get("choices")
+        if not isinstance(choices, list):
+            if not isinstance(usage, dict):
+                self.fail("malformed", f"event without choices: {block[:200]!r}")
+            return
+        channel = ""
+        for choice in choices:
+            if not isinstance(choice, dict):
+                self.fail("malformed", f"choice is no object: {block[:200]!r}")
+                return
+            channel = channel or _channel(choice.get("delta"))
+            reason = choice.get("finish_reason")
+            if isinstance(reason, str) and reason:
+                record.finish_reason = reason
+        if channel:
+            record.events.append(self._now)
+            if not record.finish_reason and not isinstance(usage, dict):
+                self._learn(block, channel)
+
+    def _learn(self, block: bytes, channel: str) -> None:
+        """Remember the bytes around this event's text; the next ones of the same shape need no JSON parser."""
+        key = f'"{channel}":'.encode()
+        if block.count(key) != 1 or b"\n" in block:
+            return
+        begin = block.index(key) + len(key)
+        begin += block[begin : begin + 1] == b" "
+        if block[begin : begin + 1] != b'"':
+            return
+        begin += 1
+        end = block.find(b'"', begin)
+        if b"\\" not in block[begin:end]:
+            self._prefix, self._suffix = block[:begin], block[end:]
+
+    def _complete(self, *, reusable: bool) -> None:
+        record = self.record
+        if record.status != _OK:
+            self.fail(f"http_{record.status}", self._body.decode(errors="replace"))
+            self.reusable = reusable
+            return
+        if self._tail.strip():  # the last event lacks its blank line
+            self._event(self._tail.strip(b"\r\n"))
+        if self.done:  # that last event was malformed
+            return
+        seen = len(record.events)
+        if not seen and self._saw_other:
+            self.fail("malformed", f"no event stream: {self._saw_other[:200]!r}")
+        elif not seen:
+            self.fail("empty", "the stream ended without a token")
+        elif record.finish_reason in _BAD_ENDS:
+            self.fail("stream_error", f"finish_reason {record.finish_reason} after {seen} token events")
+        elif not self._saw_done and not record.finish_reason:
+            self.fail("cut", f"the stream ended after {seen} token events without finish_reason or [DONE]")
+        else:
+            record.end_ns = self._now
+            self.done = True
+        self.reusable = reusable
+
+
+def _is_plain(text: bytes) -> bool:
+    """Whether this cannot leave the JSON string that it stands in: not empty, printable, no quote, no backslash."""
+    if not text or b'"' in text or b"\\" in text:
+        return False
+    try:
+        return text.decode().isprintable()
+    except UnicodeDecodeError:
+        return False
+
+
+def _count(value: object) -> int:
+    return value if isinstance(value, int) and value > 0 else 0
+
+
+def _channel(delta: object) -> str:
+    """Return the channel on which this delta carries text, "" for none; tool calls are output as well."""
+    if not isinstance(delta, dict):
+        return ""
+    for name in CHANNELS:
+        text = delta.get(name)
+        if isinstance(text, str) and text:
+            return name
+    return "tool_calls" if delta.get("tool_calls") else ""

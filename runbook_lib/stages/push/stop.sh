@@ -1,0 +1,15 @@
+#!/bin/bash
+# Written by ascend-runbook. Runs inside the container; stops the daemon that start.sh recorded, and only that.
+cd "$(dirname "$0")" || exit 1
+[ -s daemon.pid ] || exit 0
+read -r pid started < daemon.pid
+same() { [ "$(sed 's/.*) //' "/proc/$pid/stat" 2>/dev/null | cut -d' ' -f20)" = "$started" ]; }
+if same; then
+    kill -TERM "$pid"
+    for _ in $(seq 300); do
+        same || break
+        sleep 0.2
+    done
+    if same; then kill -KILL "$pid"; fi
+fi
+rm -f daemon.pid

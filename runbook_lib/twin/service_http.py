@@ -1,0 +1,340 @@
+"""The HTTP server of the emulated MindIE service: business, management and metrics planes (mindie.md section 5)."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from runbook_lib.twin.service_api import BadRequest, Completion, parse_completion
+from runbook_lib.twin.service_engine import Engine, EngineConfig, Sequence
+from runbook_lib.twin.service_metrics import Metrics
+from runbook_lib.twin.service_text import reasoning_length
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+_HEAD_LIMIT = 64 * 1024
+_BODY_LIMIT = 40 * 1024 * 1024  # maxRequestLength: 40 MB
+_QUEUE_FACTOR = 3  # more than 3 x maxLinkNum in flight are refused
+_REASONS = {
+    200: "OK",
+    400: "Bad Request",
+    404: "Not Found",
+    405: "Method Not Allowed",
+    413: "Content Too Large",
+    422: "Unprocessable Entity",
+    429: "Too Many Requests",
+    500: "Internal Server Error",
+    503: "Service Unavailable",
+}
+BUSINESS, MANAGEMENT, METRICS = "business", "management", "metrics"
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceConfig:
+    """What the service takes from config.json and its environment."""
+
+    model: str
+    max_seq_len: int
+    max_input_token_len: int
+    max_iter_times: int
+    max_link_num: int
+    engine: EngineConfig
+    monitor: bool = False
+    version: str = "2.0.T3.1"
+    planes: Mapping[str, tuple[str, int]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    method: str
+    path: str
+    body: bytes
+    keep: bool
+
+
+class Service:
+    """One running service. `healthy` is set by the daemon; an unhealthy service answers 503."""
+
+    def __init__(self, config: ServiceConfig, log: Callable[[str], None] = lambda _: None) -> None:
+        self.config = config
+        self.log = log
+        self.healthy = True
+        self.metrics = Metrics()
+        self.engine = Engine(config.engine)
+        self.in_flight = 0
+        self._slots = asyncio.Semaphore(config.max_link_num)
+        self._started_s = time.monotonic()
+        self._servers: list[asyncio.Server] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._loop_task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Bind every plane's address (equal ones are merged) and start the engine. Raises OSError."""
+        by_socket: dict[tuple[str, int], set[str]] = {}
+        for plane, place in self.config.planes.items():
+            by_socket.setdefault(place, set()).add(plane)
+        try:
+            for (address, port), planes in by_socket.items():
+                self._servers.append(await self._listen(address, port, planes))
+        except OSError:
+            await self.close()
+            raise
+        self._loop_task = asyncio.create_task(self.engine.run())
+
+    async def _listen(self, address: str, port: int, planes: set[str]) -> asyncio.Server:
+        async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await self._connection(reader, writer, planes)
+
+        return await asyncio.start_server(connected, address, port, limit=_HEAD_LIMIT, backlog=1024)
+
+    @property
+    def ports(self) -> list[int]:
+        """The ports that were bound, in the order of the planes."""
+        return [int(server.sockets[0].getsockname()[1]) for server in self._servers]
+
+    async def close(self) -> None:
+        """Stop everything."""
+        for server in self._servers:
+            server.close()
+        tasks = [*self._tasks, *([self._loop_task] if self._loop_task else [])]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for server in self._servers:
+            await server.wait_closed()
+
+    async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, planes: set[str]) -> None:
+        task = asyncio.current_task()
+        if task is not None:
+            self._tasks.add(task)
+        try:
+            while (request := await _read(reader, writer)) is not None:
+                await self._route(request, planes, writer)
+                await writer.drain()
+                if not request.keep:
+                    break
+        except (OSError, EOFError, ValueError, asyncio.LimitOverrunError, asyncio.CancelledError):
+            pass  # the client went away or spoke no HTTP, or the service stops
+        finally:
+            if task is not None:
+                self._tasks.discard(task)
+            writer.close()
+            with contextlib.suppress(OSError, asyncio.CancelledError):
+                await writer.wait_closed()
+
+    async def _route(self, request: _Request, planes: set[str], writer: asyncio.StreamWriter) -> None:
+        if BUSINESS in planes and request.path in {"/v1/chat/completions", "/v1/completions"}:
+            if request.method == "POST":
+                await self._complete(request, writer)
+            else:
+                _json(writer, 405, _error("Method not allowed.", "validation"))
+        elif BUSINESS in planes and request.path == "/v1/models":
+            _json(writer, 200, self._models())
+        elif MANAGEMENT in planes and (answer := self._management(request.path)) is not None:
+            _answer(writer, *answer)
+        elif METRICS in planes and request.path == "/metrics":
+            self._metrics_page(writer)
+        else:
+            _json(writer, 404, _error(f"{request.path} not found", "not_found"))
+
+    def _models(self) -> dict[str, Any]:
+        model = {"id": self.config.model, "object": "model", "owned_by": "MindIE Server", "created": int(time.time())}
+        return {"object": "list", "data": [model | {"max_model_len": self.config.max_seq_len}]}
+
+    def _management(self, path: str) -> tuple[int, bytes, str] | None:
+        kind = "application/json"
+        if path in {"/v2/health/live", "/v2/health/ready", "/health"} or path.startswith("/health/timed"):
+            return (200 if self.healthy else 503), b"", kind
+        config, engine = self.config, self.config.engine
+        if path == "/v1/config":
+            facts: dict[str, Any] = {
+                "modelName": config.model,
+                "maxSeqLen": config.max_seq_len,
+                "maxInputTokenLen": config.max_input_token_len,
+                "maxIterTimes": config.max_iter_times,
+                "maxPrefillTokens": engine.prefill_budget,
+                "maxPrefillBatchSize": engine.max_prefill_batch,
+                "maxBatchSize": engine.max_batch,
+                "maxLinkNum": config.max_link_num,
+                "cacheBlockSize": engine.block_size,
+            }
+        elif path in {"/v1/status", "/v2/status"}:
+            facts = {
+                "service": {"roles": "none", "version": config.version},
+                "resource": {"availSlotsNum": engine.max_batch - len(self.engine.running)}
+                | {"availBlockNum": self.engine.free_blocks, "totalBlockNum": engine.blocks},
+                "requests": {"running": len(self.engine.running), "waiting": self._waiting()},
+                "liveness": "healthy" if self.healthy else "unhealthy",
+            }
+        else:
+            return None
+        return 200, json.dumps(facts).encode(), kind
+
+    def _waiting(self) -> int:
+        return max(0, self.in_flight - len(self.engine.running))
+
+    def _metrics_page(self, writer: asyncio.StreamWriter) -> None:
+        if not self.config.monitor:
+            _answer(writer, 500, b"Environment variable MIES_SERVICE_MONITOR_MODE is not set.", "text/plain")
+            return
+        blocks = self.config.engine.blocks
+        gauges: dict[str, float] = {
+            "num_requests_running": len(self.engine.running),
+            "num_requests_waiting": self._waiting(),
+            "npu_cache_usage_perc": (blocks - self.engine.free_blocks) / blocks,
+            "num_preemptions_total": self.engine.preemptions,
+        }
+        up_s = (time.monotonic() - self._started_s) * self.config.engine.time_factor
+        _answer(writer, 200, self.metrics.text(self.config.model, gauges, up_s).encode(), "text/plain; version=0.0.4")
+
+    async def _complete(self, request: _Request, writer: asyncio.StreamWriter) -> None:
+        self.metrics.received += 1
+        try:
+            completion = self._admit(request)
+        except BadRequest as refused:
+            self.metrics.failed += 1
+            if refused.log:
+                self.log(refused.log)
+            _json(writer, refused.status, _error(refused.text, refused.kind))
+            return
+        self.in_flight += 1
+        try:
+            async with self._slots:
+                await self._run(completion, writer)
+        finally:
+            self.in_flight -= 1
+
+    def _admit(self, request: _Request) -> Completion:
+        completion = parse_completion(request.body, self.config, chat=request.path.endswith("chat/completions"))
+        if not self.healthy:
+            raise BadRequest(503, "The service is unhealthy.", "unavailable")
+        if self.in_flight >= _QUEUE_FACTOR * self.config.max_link_num:
+            # the documentation says "refused"; the status code is an assumption
+            raise BadRequest(429, "The number of requests is more than 3 times maxLinkNum.", "overloaded")
+        return completion
+
+    async def _run(self, completion: Completion, writer: asyncio.StreamWriter) -> None:
+        stream = _Stream(self, completion, writer)
+        try:
+            self.engine.submit(stream.sequence)
+            await stream.done
+        finally:
+            self.engine.cancel(stream.sequence)
+        if not stream.ok:
+            self.metrics.failed += 1
+            raise ConnectionResetError("the client went away")
+        self.metrics.succeeded += 1
+
+
+class _Stream:
+    """One request under way: writes its pieces as the engine makes them."""
+
+    def __init__(self, service: Service, completion: Completion, writer: asyncio.StreamWriter) -> None:
+        self.service = service
+        self.completion = completion
+        self.writer = writer
+        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.ok = False
+        self.sequence = Sequence(completion.prompt_tokens, completion.limit, self.token)
+        self.reasoning = reasoning_length(completion.limit) if completion.chat else 0
+        self.started_s = service.engine.now_s()
+        self.first_s = 0.0
+
+    def token(self, index: int, last: bool) -> None:  # noqa: FBT001 - called by position for every token
+        if self.writer.is_closing():
+            self._finish()
+            return
+        if index == 0:
+            self.first_s = self.service.engine.now_s()
+            if self.completion.stream:
+                self.writer.write(_STREAM_HEAD)
+        if self.completion.stream:
+            self.writer.write(_chunk(self.completion.event(index, self.reasoning, last=last)))
+        if last:
+            if self.completion.stream:
+                tail = self.completion.usage_event() if self.completion.include_usage else b""
+                self.writer.write((_chunk(tail) if tail else b"") + _chunk(b"data: [DONE]\n\n") + b"0\r\n\r\n")
+            else:
+                _json(self.writer, 200, self.completion.whole(self.reasoning))
+            self.ok = True
+            self._count()
+            self._finish()
+
+    def _finish(self) -> None:
+        if not self.done.done():
+            self.done.set_result(None)
+
+    def _count(self) -> None:
+        metrics, completion = self.service.metrics, self.completion
+        end_s = self.service.engine.now_s()
+        metrics.prompt_tokens += completion.prompt_tokens
+        metrics.generation_tokens += completion.limit
+        metrics.prompt_lengths.observe(completion.prompt_tokens)
+        metrics.output_lengths.observe(completion.limit)
+        metrics.ttft.observe(self.first_s - self.started_s)
+        metrics.e2e.observe(end_s - self.started_s)
+        if completion.limit > 1:
+            metrics.tpot.observe((end_s - self.first_s) / (completion.limit - 1))
+
+
+_STREAM_HEAD = (
+    b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\nCache-Control: no-cache\r\n"
+    b"Transfer-Encoding: chunked\r\n\r\n"
+)
+
+
+def _chunk(data: bytes) -> bytes:
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+def _error(text: str, kind: str) -> dict[str, str]:
+    return {"error": text, "error_type": kind}
+
+
+def _json(writer: asyncio.StreamWriter, status: int, content: object) -> None:
+    _answer(writer, status, json.dumps(content, ensure_ascii=False).encode(), "application/json")
+
+
+def _answer(writer: asyncio.StreamWriter, status: int, body: bytes, kind: str) -> None:
+    head = f"HTTP/1.1 {status} {_REASONS[status]}\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n\r\n"
+    writer.write(head.encode("latin-1") + body)
+
+
+async def _read(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> _Request | None:
+    """Return the next request, or None at the end of the connection."""
+    try:
+        head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
+    except asyncio.IncompleteReadError:
+        return None
+    method, target, _ = head[0].split(" ", 2)
+    headers = {name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in head[1:])}
+    if headers.get("expect", "").lower() == "100-continue":
+        writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+    body = b""
+    if "chunked" in headers.get("transfer-encoding", "").lower():
+        body = await _read_chunked(reader)
+    elif length := int(headers.get("content-length", "0")):
+        if length > _BODY_LIMIT:
+            _json(writer, 413, _error("The request body is too large.", "validation"))
+            return None
+        body = await reader.readexactly(length)
+    return _Request(method, target.partition("?")[0], body, headers.get("connection", "").lower() != "close")
+
+
+async def _read_chunked(reader: asyncio.StreamReader) -> bytes:
+    parts: list[bytes] = []
+    total = 0
+    while size := int((await reader.readuntil(b"\r\n")).split(b";")[0], 16):
+        total += size
+        if total > _BODY_LIMIT:
+            raise ValueError("body too large")
+        parts.append(await reader.readexactly(size))
+        await reader.readexactly(2)
+    while (await reader.readuntil(b"\r\n")) != b"\r\n":
+        pass
+    return b"".join(parts)

@@ -1,0 +1,1 @@
+"""Pages, tables, figures and terminal texts of findings, plans, benchmarks and runs. Pure: data in, text out."""
