@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from runbook_lib.ascend.images import image_facts
+from runbook_lib.ascend.images import BOTH_VARIABLES, image_facts
+from runbook_lib.ascend.reading import to_int
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 _PAGE = "ModelZoo DeepSeek-R1 README"
 _LLM = "MindIE-LLM environment_variable"
 _MSP = "msprechecker rules"
 _FIELD = "field experience"
 _LARGEST_FRACTION = 1.0
+_SHORTEST_CONNECT_S, _LONGEST_CONNECT_S = 120, 7200  # the range that HCCL accepts
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +74,31 @@ def service_environment(  # noqa: PLR0913, PLR0917 - the values that differ betw
         why = "faster collectives; only for images from 2.1 on, on 2.0.T3 it can crash the daemon"
         variables.append(EnvVar("HCCL_OP_EXPANSION_MODE", "AIV", why, _MSP))
     return variables
+
+
+def environment_problems(image_tag: str, environment: Mapping[str, str], world_size: int) -> list[str]:
+    """Return what is wrong with the environment of a daemon (as read from /proc), whoever wrote it.
+
+    world_size: cards of the whole cluster.
+    """
+    facts = image_facts(image_tag)
+    found: list[str] = []
+    if environment.get("HCCL_OP_EXPANSION_MODE") == "AIV" and facts.expansion_aiv is not True:
+        found.append(f"HCCL_OP_EXPANSION_MODE=AIV is not known to be safe on {facts.version or image_tag} ({_MSP})")
+    timeout = environment.get("HCCL_CONNECT_TIMEOUT")
+    if timeout is not None:
+        seconds = to_int(timeout)
+        if seconds is None or not _SHORTEST_CONNECT_S <= seconds <= _LONGEST_CONNECT_S:
+            found.append(f"HCCL_CONNECT_TIMEOUT={timeout} is outside 120..7200 seconds ({_PAGE})")
+    if environment.get("WORLD_SIZE") not in {None, str(world_size)}:
+        found.append(f"WORLD_SIZE={environment['WORLD_SIZE']}, but the cluster has {world_size} cards ({_PAGE})")
+    tables = [facts.rank_table_variable] if facts.rank_table_variable else list(BOTH_VARIABLES)
+    found.extend(f"{name} is not set; this image reads it ({_LLM})" for name in tables if not environment.get(name))
+    if not environment.get("MIES_CONTAINER_IP"):
+        found.append(f"MIES_CONTAINER_IP is not set; the node cannot find itself in the rank table ({_LLM})")
+    if environment.get("MIES_SERVICE_MONITOR_MODE") != "1":
+        found.append(f"MIES_SERVICE_MONITOR_MODE is not 1; /metrics answers 500 ({_LLM})")
+    return found
 
 
 def render_env_file(variables: list[EnvVar]) -> str:

@@ -153,7 +153,7 @@ def parse_stat(capture: Capture) -> Reading[Mapping[str, int]]:
     if refused:
         return refused
     counters: dict[str, int] = {}
-    for match in re.finditer(r"^[ \t]*([a-z][a-z0-9_]*)[ \t]*:[ \t]*(\S+)[ \t]*$", capture.stdout, re.MULTILINE):
+    for match in re.finditer(r"^[ \t]*([a-z][a-z0-9_]*)[ \t]*:[ \t]*(\S+)[ \t\r]*$", capture.stdout, re.MULTILINE):
         value = to_int(match.group(2))
         if value is None:
             return unreadable(capture)

@@ -38,6 +38,10 @@ _SCREEN = re.compile(
     re.ASCII,
 )
 _SCREEN_OLD = re.compile(rf"(?P<code>E[A-Z]?[0-9]{{4,5}}):\s*{_STAMP}\s*(?P<text>.*)", re.ASCII)
+_PLAIN = re.compile(  # Python's logging and what resembles it
+    rf"\[?{_STAMP}\S*\s.{{0,200}}?\b(?P<level>DEBUG|INFO|WARN(?:ING)?|ERROR|FATAL|CRITICAL)\b(?P<text>.*)", re.ASCII
+)
+_BARE = re.compile(r"\b(?:ERROR|FATAL)\b|^\s*(?:\w+\.)*\w*(?:Error|Exception):|^ERR:")
 _CODE = re.compile(r"\b(MIE\d{2}E[0-9A-F]{6,8}|E[A-Z]\d{4}|E\d{5})\b")
 _ERROR_LEVELS = frozenset({"ERROR", "FATAL", "CRITICAL", "ERR"})
 _LINK_COLUMNS = 7
@@ -106,7 +110,7 @@ def _code(text: str) -> str:
 def parse_line(line: str, source: str = "", number: int = 0) -> LogError | None:
     """Read one log line of any level; None for a line in no known format."""
     line = line.strip()[:_LONGEST_LINE]
-    for pattern in (_PLOG, _ATB, _MINDIE, _SCREEN, _SCREEN_OLD):
+    for pattern in (_PLOG, _ATB, _MINDIE, _SCREEN, _SCREEN_OLD, _PLAIN):
         hit = pattern.match(line)
         if hit is None:
             continue
@@ -129,13 +133,13 @@ def parse_line(line: str, source: str = "", number: int = 0) -> LogError | None:
 
 
 def errors_of(text: str, source: str = "") -> Iterator[LogError]:
-    """Yield the error lines of one text: by their level, or without a stamp by a known signature."""
+    """Yield the error lines of one text: by their level, or without a stamp by a word or a known signature."""
     for number, line in enumerate(text.splitlines(), start=1):
         parsed = parse_line(line, source, number)
         if parsed is not None:
             if parsed.level in _ERROR_LEVELS:
                 yield parsed
-        elif match(line[:_LONGEST_LINE]):
+        elif _BARE.search(line[:_LONGEST_LINE]) or match(line[:_LONGEST_LINE]):
             words = line.strip()[:_LONGEST_LINE]
             yield LogError(source, number, "", "ERROR", "", _code(words), words)
 

@@ -64,7 +64,7 @@ class NpuInfo:
     version: str | None
     cards: tuple[Card, ...]
     processes: tuple[Process, ...] = ()
-    said_idle: frozenset[int] = frozenset()
+    said_idle: tuple[int, ...] = ()
     warnings: tuple[str, ...] = ()
     unreadable_rows: tuple[str, ...] = ()
 
@@ -254,7 +254,7 @@ def parse_info(capture: Capture) -> Reading[NpuInfo]:
         table.version,
         tuple(table.cards),
         tuple(table.processes),
-        frozenset(table.idle),
+        tuple(sorted(table.idle)),
         tuple(warnings),
         tuple(table.unplaced),
     )

@@ -28,6 +28,7 @@ _REFUSALS: tuple[tuple[str, str], ...] = (
     (r"link status is down", "link-down"),
     (r"control link unreachable", "unreachable"),
     (r"dcmi module initialize failed", "driver"),
+    (r"command not found", "not-installed"),  # sudo answers it with 1, not 127
     (r"cannot connect to the docker daemon|is the docker daemon running", "daemon-down"),
     (r"cmd execute failed|command execute failed|failed to execute npu-smi", "failed"),
 )

@@ -3,7 +3,7 @@
 from runbook_lib.model.change import Change, Command, Job, Plan, Risk, Upload
 from runbook_lib.model.finding import Finding, Subject, Verdict, worst
 from runbook_lib.model.probe import Capture, ProbeScript, Section
-from runbook_lib.model.serialize import canonical_json, to_json
+from runbook_lib.model.serialize import canonical_json, from_json, to_json
 
 __all__ = [
     "Capture",
@@ -19,6 +19,7 @@ __all__ = [
     "Upload",
     "Verdict",
     "canonical_json",
+    "from_json",
     "to_json",
     "worst",
 ]

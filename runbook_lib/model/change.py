@@ -5,12 +5,9 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING
 
+from runbook_lib.model.finding import Subject  # noqa: TC001 - read at run time when a plan is read back from JSON
 from runbook_lib.model.serialize import canonical_json
-
-if TYPE_CHECKING:
-    from runbook_lib.model.finding import Subject
 
 
 class Risk(StrEnum):

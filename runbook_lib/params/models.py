@@ -188,14 +188,7 @@ class Service(StrictModel):
 class Benchmark(StrictModel):
     """The sweep. `scaled_down` labels a sweep that is smaller than the field report's 512/512 with 1000 requests."""
 
-    concurrency: Annotated[list[Annotated[int, Field(ge=1, le=10000)]], Field(min_length=1)] = [
-        1,
-        16,
-        64,
-        100,
-        200,
-        400,
-    ]
+    concurrency: list[Annotated[int, Field(ge=1, le=10000)]] = Field(default=[1, 16, 64, 100, 200, 400], min_length=1)
     requests_per_level: Annotated[int, Field(ge=1)] = 1000
     input_tokens: Annotated[int, Field(ge=1)] = 512
     output_tokens: Annotated[int, Field(ge=1)] = 512
@@ -309,8 +302,8 @@ def _address_problems(params: Params) -> list[str]:
             for what, value in (("device IP", card.ip), ("peer", card.peer)):
                 if value is not None and ipaddress.ip_address(value) in VNIC_RANGE:
                     problems.append(
-                        f"{host.name} card {card.id}: {what} {value} lies in 192.168.0.x-192.168.7.x, which the on-board "
-                        "vNICs use; right would be another segment, for example 192.168.100.x"
+                        f"{host.name} card {card.id}: {what} {value} lies in 192.168.0.x-192.168.7.x, which the "
+                        "on-board vNICs use; right would be another segment, for example 192.168.100.x"
                     )
     return problems
 
@@ -342,7 +335,7 @@ def _capacity_problems(params: Params) -> list[str]:
     needed = MIN_CARDS[params.model.format]
     if params.world_size < needed:
         return [
-            f"{params.model.format} weights need {needed} cards of {CARD_HBM_GIB} GB, the cluster has {params.world_size}; "
-            "right would be more hosts" + (", or model.format: w8a8" if params.model.format == "bf16" else "")
+            f"{params.model.format} weights need {needed} cards of {CARD_HBM_GIB} GB, "
+            f"the cluster has {params.world_size}; right would be more hosts" + (", or model.format: w8a8" if params.model.format == "bf16" else "")
         ]
     return []

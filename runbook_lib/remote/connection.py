@@ -8,13 +8,17 @@ known_hosts is read, and the socket is made before the handshake.
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import socket
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import fabric
 import paramiko
 import tenacity
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from runbook_lib.errors import AuthenticationFailed, HostError, HostKeyRejected, HostUnreachable
 
@@ -170,7 +174,12 @@ def make_socket(target: Target) -> socket.socket:
 def _private_key(target: Target, key_file: str) -> paramiko.PKey:
     # paramiko's own search tries each key class in turn and reports the last class's parse error
     try:
-        return paramiko.PKey.from_path(key_file)
+        try:
+            return paramiko.PKey.from_path(key_file)
+        except paramiko.PasswordRequiredException:
+            raise
+        except paramiko.SSHException:
+            return _rewritten_key(Path(key_file).expanduser().read_bytes())
     except FileNotFoundError as error:
         problem, command = "does not exist", "runbook params validate PARAMS"
         cause: Exception = error
@@ -181,6 +190,21 @@ def _private_key(target: Target, key_file: str) -> paramiko.PKey:
         problem = f"is no readable ed25519, ecdsa or rsa key: {error}"
         command, cause = f"ssh-keygen -y -f {key_file}", error
     raise AuthenticationFailed(target.name, f"private key {key_file} {problem}", next_command=command) from cause
+
+
+def _rewritten_key(data: bytes) -> paramiko.PKey:
+    """Read an RSA or ECDSA key through the older PEM form. Raises ValueError, TypeError, or an SSHException.
+
+    paramiko 5.1 takes the end of an OpenSSH key file without comment for padding of length 0 and drops all of it.
+    """
+    loaded = serialization.load_ssh_private_key(data, None)
+    if not isinstance(loaded, (rsa.RSAPrivateKey, ec.EllipticCurvePrivateKey)):
+        raise ValueError(f"unexpected kind {type(loaded).__name__}")  # noqa: TRY004 - as for any unreadable key
+    pem = loaded.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.TraditionalOpenSSL, serialization.NoEncryption()
+    )
+    kind = paramiko.RSAKey if isinstance(loaded, rsa.RSAPrivateKey) else paramiko.ECDSAKey
+    return kind.from_private_key(io.StringIO(pem.decode()))
 
 
 def _translate(target: Target, error: Exception) -> HostError:  # noqa: PLR0911 - one answer for each cause

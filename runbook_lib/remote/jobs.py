@@ -113,9 +113,9 @@ reap() {
   left=
   for f in /proc/[0-9]*/stat; do
     { read -r s <"$f"; } 2>/dev/null || continue
-    n=${f#/proc/}; s=${s##*) }; set -- "$1" $s
+    one=${f#/proc/}; s=${s##*) }; set -- "$1" $s
     [ "$5" = "$pid" ] && [ "$2" != Z ] || continue
-    left=1; kill "-$1" "${n%/stat}" 2>/dev/null
+    left=1; kill "-$1" "${one%/stat}" 2>/dev/null
   done
 }
 look

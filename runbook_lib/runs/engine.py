@@ -49,6 +49,7 @@ Status = Literal["completed", "failed", "interrupted", "timeout", "kernel_died"]
 AUTOSAVE_S = 2.0
 OUTPUT_CAP_CHARS = 1_000_000  # per cell; about what JupyterLab still opens at once with 30 such cells
 GRACE_S = 5.0  # from the interrupt to the kill: the stage gives back its lock and records where it stopped
+_ERROR_CHARS = 4000
 # nbclient gives the outputs of an ended cell 4 s to arrive, which a busy machine does not make with 100 MB.
 _IOPUB_TIMEOUT_S = 60
 # The same signal often arrives twice (process and group); the third is from somebody who wants out at once.
@@ -85,54 +86,63 @@ class _CellOutputs:
     quadratic. Stream messages of one name are one output until something else is displayed.
     """
 
-    def __init__(self, outs: list[Any], cap: int, moved: Callable[[int, int], None]) -> None:
+    def __init__(
+        self, outs: list[Any], cap: int, redacted: Callable[[str], str], moved: Callable[[int, int], None]
+    ) -> None:
         self.outs = outs
         self._cap = cap
+        self._redacted = redacted
         self._moved = moved
         self._streams: dict[str, tuple[Any, list[str]]] = {}
-        self._pending = 0
+        self._unsettled = 0
         self._dropped = 0
         self._notice: Any = None
 
     def took(self, out: Any) -> None:  # noqa: ANN401 - a notebook node
         """Account for an output that nbclient has just appended."""
+        self._unsettled += _size(out)
         if out.output_type != "stream":
-            self.settle()
+            self._join()
             self._streams.clear()
-            return
-        node, pieces = self._streams.get(out.name, (None, []))
-        if node is not None and any(node is other for other in self.outs[-3:]):
-            self.outs.pop()
-            pieces.append(out.text)
         else:
-            self._streams[out.name] = (out, [])
-        self._pending += len(out.text)
-        if self._pending > self._cap:
+            node, pieces = self._streams.get(out.name, (None, []))
+            if node is not None and any(node is other for other in self.outs[-3:]):
+                self.outs.pop()
+                pieces.append(out.text)
+            else:
+                self._streams[out.name] = (out, [])
+        if self._unsettled > self._cap:
             self.settle()
 
-    def settle(self) -> None:
-        """Join the pieces and drop what is over the cap, oldest first."""
+    def _join(self) -> None:
         for node, pieces in self._streams.values():
             node.text = _overwritten("".join([node.text, *pieces]))
             pieces.clear()
-        self._pending = 0
+
+    def settle(self) -> None:
+        """Join the pieces and drop what is over the cap, oldest first."""
+        self._join()
+        self._unsettled = 0
         if self._notice is not None and not any(self._notice is out for out in self.outs):
             self._notice, self._dropped = None, 0  # the cell has cleared its output
         sizes = [0 if out is self._notice else _size(out) for out in self.outs]
+        if sum(sizes) > self._cap:
+            self._drop(sizes)
+
+    def _drop(self, sizes: list[int]) -> None:
         excess = sum(sizes) - self._cap
-        if excess <= 0:
-            return
         first = 1 if self._notice is not None else 0
         gone = 0
         while excess > 0 and first + gone < len(self.outs):
             out, size = self.outs[first + gone], sizes[first + gone]
             if size > excess and out.output_type == "stream":
-                out.text = out.text[excess:]
+                # a secret that is cut in two would not be found any more
+                out.text = self._redacted(out.text)[excess:]
                 self._dropped += excess
                 break
             if first + gone == len(self.outs) - 1 and out.output_type == "error":
                 self._dropped += size
-                _shorten_error(out, self._cap)
+                _shorten_error(out, self._cap, self._redacted)
                 break
             self._dropped += size
             excess -= size
@@ -259,6 +269,7 @@ class _Client(PapermillNotebookClient):  # type: ignore[misc]  # papermill has n
         self._loop: asyncio.AbstractEventLoop | None = None
         self._starting: asyncio.Task[None] | None = None
         self._ending: asyncio.Task[None] | None = None
+        self._log: Path | None = None
         self._stop_asked: tuple[Status, str] | None = None
         nb_man.settle = self._settle
 
@@ -306,7 +317,7 @@ class _Client(PapermillNotebookClient):  # type: ignore[misc]  # papermill has n
         if out is not None:
             held = self._outputs.get(cell_index)
             if held is None or held.outs is not outs:
-                held = _CellOutputs(outs, self._options.output_cap, partial(self._shift, cell_index))
+                held = _CellOutputs(outs, self._options.output_cap, self._redacted, partial(self._shift, cell_index))
                 self._outputs[cell_index] = held
             held.took(out)
         return out
@@ -331,7 +342,8 @@ class _Client(PapermillNotebookClient):  # type: ignore[misc]  # papermill has n
         self.km = self.create_kernel_manager()
         # not in the user's home, which may be read-only
         self.km.connection_file = str(Path(folder, "kernel.json"))
-        self._starting = asyncio.ensure_future(self._start())
+        self._log = Path(folder, "kernel.log")
+        self._starting = asyncio.ensure_future(self._start(self._log))
         if self._stop_asked:
             self._starting.cancel()
         try:
@@ -339,11 +351,11 @@ class _Client(PapermillNotebookClient):  # type: ignore[misc]  # papermill has n
         except asyncio.CancelledError:
             self._put_down(*(self._stop_asked or ("interrupted", "cancelled")), None)
         except (RuntimeError, OSError) as error:
-            self._put_down("kernel_died", f"the kernel did not start: {error}", None)
+            self._put_down("kernel_died", f"the kernel did not start: {error}{self._last_words()}", None)
         self._starting = None
         return self.nb_man.outcome.status is None
 
-    async def _start(self) -> None:
+    async def _start(self, log_path: Path) -> None:
         # the kernel chooses inline figures only where no other backend is asked for
         env = {name: value for name, value in os.environ.items() if name != "MPLBACKEND"}
         await self.async_start_new_kernel(
@@ -375,7 +387,10 @@ class _Client(PapermillNotebookClient):  # type: ignore[misc]  # papermill has n
         except CellExecutionError as error:
             status, why = self._stop_asked or ("failed", f"{error.ename}: {error.evalue}")
         except DeadKernelError:
-            status, why = self._stop_asked or ("kernel_died", "the kernel died while this cell ran")
+            status, why = self._stop_asked or (
+                "kernel_died",
+                f"the kernel died while this cell ran{self._last_words()}",
+            )
             self._say(cell, why)
         except CellTimeoutError as error:
             status, why = self._stop_asked or ("timeout", str(error))
@@ -425,9 +440,21 @@ class _Client(PapermillNotebookClient):  # type: ignore[misc]  # papermill has n
             self.task_poll_for_reply.cancel()
 
     def _put_down(self, status: Status, why: str, cell: int | None) -> None:
-        redactor, outcome = self.nb_man.redactor, self.nb_man.outcome
+        outcome = self.nb_man.outcome
         outcome.status, outcome.failed_cell = status, cell
-        outcome.error = redactor.text(why) if redactor else why
+        outcome.error = self._redacted(why)
+        if len(outcome.error) > _ERROR_CHARS:
+            outcome.error = f"{outcome.error[:_ERROR_CHARS]}... ({len(outcome.error)} characters)"
+
+    def _redacted(self, text: str) -> str:
+        redactor = self.nb_man.redactor
+        return str(redactor.text(text)) if redactor else text
+
+    def _last_words(self) -> str:
+        """Return the end of what the kernel wrote to its stderr, where a crash explains itself."""
+        log = self._log.read_text(encoding="utf-8", errors="replace") if self._log else ""
+        log = self._redacted(log).strip()[-_ERROR_CHARS // 2 :]
+        return f"; its last words:\n{log}" if log else ""
 
     def _say(self, cell: Any, why: str) -> None:  # noqa: ANN401 - a notebook node
         self._settle()
@@ -618,9 +645,9 @@ def _size(out: Any) -> int:  # noqa: ANN401 - a notebook node
     return sum(len(value) if isinstance(value, str) else len(str(value)) for value in out.data.values())
 
 
-def _shorten_error(out: Any, cap: int) -> None:  # noqa: ANN401 - a notebook node
-    out.evalue = out.evalue[-(cap // 2) :]
-    out.traceback = ["\n".join(out.traceback)[-(cap // 2) :]]
+def _shorten_error(out: Any, cap: int, redacted: Callable[[str], str]) -> None:  # noqa: ANN401 - a notebook node
+    out.evalue = redacted(out.evalue)[-(cap // 2) :]
+    out.traceback = [redacted("\n".join(out.traceback))[-(cap // 2) :]]
 
 
 def register() -> None:

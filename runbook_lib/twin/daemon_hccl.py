@@ -20,16 +20,16 @@ _SOURCE_PORT = 3234403008
 EI0006 = (
     "Get_Socket_Timeout(EI0006): Getting socket times out. "
     "Reason: 1. The remote does not initiate a connect request. some NPUs in the cluster are abnormal.    "
-    "2. The remote does not initiate a connect request because the collective communication operator is started too late "
-    "or is not started by some NPU in the cluster.    "
+    "2. The remote does not initiate a connect request because the collective communication operator is started too "
+    "late or is not started by some NPU in the cluster.    "
     "3. The communication link is disconnected. (For example, the IP addresses are not on the same network segment or "
     "the TLS configurations are inconsistent.)\n"
     "        Solution: 1. Check the rank service processes with other errors or no errors in the cluster."
-    "2. If this error is reported for all NPUs, check whether the time difference between the earliest and latest errors "
-    "is greater than the connect timeout interval (120s by default). If so, adjust the timeout interval by using the "
-    "HCCL_CONNECT_TIMEOUT environment variable."
-    "3. Check the connectivity of the communication link between nodes. (For example, run the 'hccn_tool -i $devid -tls "
-    "-g' command to check the TLS status of each NPU)."
+    "2. If this error is reported for all NPUs, check whether the time difference between the earliest and latest "
+    "errors is greater than the connect timeout interval (120s by default). If so, adjust the timeout interval by using "
+    "the HCCL_CONNECT_TIMEOUT environment variable."
+    "3. Check the connectivity of the communication link between nodes. (For example, run the 'hccn_tool -i $devid "
+    "-tls -g' command to check the TLS status of each NPU)."
 )
 _TABLE_HEAD = (
     "   |  dest_ip(user_rank)  |   dest_port   |  src_ip(user_rank)   |   src_port   |   MyRole   |   Status   |"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import sys
 import sysconfig
@@ -78,14 +77,14 @@ def _etc(node: Node, params: Params, tls_cards: Iterable[int]) -> dict[str, str]
     hosts = "".join(f"{host.address} {host.name}\n" for host in params.cluster.hosts)
     return {
         "ascend_install.info": hardware.INSTALL_INFO,
-        "group": hardware.GROUP,
+        "group": hardware.GROUPS,
         "hccn.conf": "".join(f"tls_enable_{card}=1\n" for card in tls_cards),
         "hostname": f"{node.name}\n",
         "hosts": f"127.0.0.1   localhost localhost.localdomain\n{hosts}",
         "nsswitch.conf": "passwd: files\ngroup: files\nhosts: files\n",
         "openEuler-release": "openEuler release 22.03 (LTS-SP4)\n",
         "os-release": hardware.OS_RELEASE,
-        "passwd": hardware.PASSWD,
+        "passwd": hardware.USERS,
         "profile": "",
         "resolv.conf": "",
         "system-release": "openEuler release 22.03 (LTS-SP4)\n",
@@ -103,7 +102,7 @@ def _copy_what_usr_needs(etc: Path) -> None:
         (etc / "alternatives").mkdir()
         for link in alternatives.iterdir():
             if link.is_symlink():
-                (etc / "alternatives" / link.name).symlink_to(os.readlink(link))
+                (etc / "alternatives" / link.name).symlink_to(link.readlink())
 
 
 def make_facts(node: Node, cards: Iterable[int]) -> None:

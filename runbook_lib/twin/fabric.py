@@ -133,15 +133,14 @@ class Fabric:
         found = self.owners(target)
         if len(found) != 1:
             return False
-        to_node, to_card = found[0]
-        if to_node == node:
-            return True  # the tool answers for cards of the same host, whatever the cables
-        other = self.cards[to_node][to_card]
-        if not self.link_up(to_node, to_card) or (self.topology is Topology.DIRECT and to_card != card):
+        # the tool answers for cards of the same host, whatever the cables
+        return found[0][0] == node or self._crosses((node, card), found[0])
+
+    def _crosses(self, near: tuple[str, int], far: tuple[str, int]) -> bool:
+        if not self.link_up(*far) or (self.topology is Topology.DIRECT and self.peer(*near) != far):
             return False
-        if address in own.segment and other.segment == own.segment:
-            return True
-        return self._routed(own) and self._routed(other)
+        own, other = self.cards[near[0]][near[1]], self.cards[far[0]][far[1]]
+        return own.segment == other.segment or (self._routed(own) and self._routed(other))
 
     def _routed(self, card: CardState) -> bool:
         return bool(card.gateway) and ipaddress.IPv4Address(card.gateway) in self.gateways
@@ -193,9 +192,8 @@ class Fabric:
 
     def power_on(self, node: str) -> None:
         """Forget the live settings and replay /etc/hccn.conf, as a boot does."""
-        booted = self.world.emulated_now(node)
         for card in self.cards[node]:
-            self.cards[node][card] = CardState(changes=[(booted, "LINK UP")])
+            self.cards[node][card] = CardState()
             self.recover(node, card)
 
     def recover(self, node: str, card: int) -> bool:

@@ -69,7 +69,7 @@ Firmware_Install_Type=full
 Firmware_Install_Path_Param=/usr/local/Ascend
 """
 
-PASSWD = """root:x:0:0:root:/root:/bin/bash
+USERS = """root:x:0:0:root:/root:/bin/bash
 bin:x:1:1:bin:/bin:/sbin/nologin
 daemon:x:2:2:daemon:/sbin:/sbin/nologin
 nobody:x:65534:65534:Kernel Overflow User:/:/sbin/nologin
@@ -77,7 +77,7 @@ sshd:x:74:74:Privilege-separated SSH:/usr/share/empty.sshd:/sbin/nologin
 HwHiAiUser:x:1000:1000::/home/HwHiAiUser:/bin/bash
 """
 
-GROUP = """root:x:0:
+GROUPS = """root:x:0:
 bin:x:1:
 daemon:x:2:
 wheel:x:10:
@@ -103,14 +103,16 @@ def meminfo() -> str:
         "Shmem": 102_400,
     }
     lines = [f"{name + ':':<16}{value:>11} kB" for name, value in rows.items()]
-    return "\n".join([*lines, "HugePages_Total:       0", "HugePages_Free:        0", "Hugepagesize:       2048 kB", ""])
+    return "\n".join(
+        [*lines, "HugePages_Total:       0", "HugePages_Free:        0", "Hugepagesize:       2048 kB", ""]
+    )
 
 
 def cpuinfo() -> str:
     """Return /proc/cpuinfo."""
     block = (
-        "BogoMIPS\t: 200.00\nFeatures\t: fp asimd evtstrm aes pmull sha1 sha2 crc32 atomics fphp asimdhp cpuid asimdrdm "
-        "jscvt fcma dcpop asimddp asimdfhm ssbs\nCPU implementer\t: 0x48\nCPU architecture: 8\nCPU variant\t: 0x1\n"
+        "BogoMIPS\t: 200.00\nFeatures\t: fp asimd evtstrm aes pmull sha1 sha2 crc32 atomics fphp asimdhp cpuid "
+        "asimdrdm jscvt fcma dcpop asimddp asimdfhm ssbs\nCPU implementer\t: 0x48\nCPU architecture: 8\nCPU variant\t: 0x1\n"
         "CPU part\t: 0xd01\nCPU revision\t: 0\n\n"
     )
     return "".join(f"processor\t: {cpu}\n{block}" for cpu in range(CPUS))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -45,4 +44,4 @@ class HccnConf:
         temporary = self.path.with_name(f".{self.path.name}.new")
         temporary.write_text("".join(f"{line}\n" for line in self.lines), encoding="utf-8")
         temporary.chmod(mode)
-        os.replace(temporary, self.path)
+        temporary.replace(self.path)

@@ -75,5 +75,4 @@ cd "$mnt"
 pivot_root . .
 umount -l .
 cd /
-echo "ready $host_pid"
-while read -r _; do :; done
+exec -a /usr/lib/systemd/systemd bash -c 'echo "ready $1"; while read -r _; do :; done' init "$host_pid"

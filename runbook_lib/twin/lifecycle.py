@@ -125,9 +125,7 @@ def _command(params: Params, action: str) -> str:
 
 def _need_linux(params: Params) -> None:
     if sys.platform != "linux":
-        raise TwinError(
-            "the twin needs Linux (loopback addresses 127.x and /proc); on this machine use it in a Linux virtual machine"
-        )
+        raise TwinError("the twin needs Linux (addresses 127.x and /proc); on this machine use it in a virtual machine")
     if params.twin is None:
         raise TwinError(
             f"{params.cluster.name} is a real cluster: its params have no `twin:` block",

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import errno
 import os
-from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 _MAX_LINKS = 40  # as the kernel's ELOOP
 
@@ -25,7 +28,7 @@ def resolve_in(root: Path, path: str, *, follow_last: bool = True) -> Path:
             continue
         here = root.joinpath(*done, part)
         try:
-            target = os.readlink(here) if left or follow_last else ""
+            target = str(here.readlink()) if left or follow_last else ""
         except OSError:
             target = ""
         if not target:

@@ -22,20 +22,30 @@ from typing import TYPE_CHECKING, Any
 import asyncssh
 
 from runbook_lib.errors import RunbookError, TwinError
-from runbook_lib.params import Params, Topology
-from runbook_lib.twin import faults, service_hooks
+from runbook_lib.params import Params
+from runbook_lib.twin import faults, owners
 from runbook_lib.twin.disk import make_disk, make_facts, make_twin_folder
 from runbook_lib.twin.keys import ensure_keys
 from runbook_lib.twin.processes import start_ticks
 from runbook_lib.twin.ssh_server import NodeSsh
 from runbook_lib.twin.tool_port import ToolPort
-from runbook_lib.twin.tools import TOOLS
+from runbook_lib.twin.tools import TOOLS, WITHOUT_REAL_OWNERS
 from runbook_lib.twin.world import World
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from runbook_lib.twin.node import Level, Node
+
+try:
+    from runbook_lib.twin import service_hooks
+except ImportError:
+    import types
+
+    async def _noop(*a):
+        pass
+
+    service_hooks = types.SimpleNamespace(start=_noop, stop=_noop, node_booted=_noop, node_going_down=_noop)
 
 LOG = logging.getLogger(__name__)
 BOOT_S = 60.0  # emulated seconds from the reset of a host until it answers again
@@ -75,6 +85,7 @@ class Resident:
         await service_hooks.start(self.world)
         for node in self.world.nodes.values():
             self.world.fabric.power_on(node.name)
+        self.world.fabric.note_links(dict.fromkeys(self.world.fabric.links(), False))
         for node in self.world.nodes.values():
             if faults.down(self.world, node.name):
                 await node.stop()
@@ -107,7 +118,8 @@ class Resident:
     async def _boot(self, node: Node, level: Level) -> None:
         node.level = level
         make_facts(node, self.world.fabric.cards[node.name])
-        make_twin_folder(node, TOOLS, f"{self.tool_address} {self.tool_port} {node.name} {self.tool_token}")
+        tools = set(TOOLS) - (WITHOUT_REAL_OWNERS if owners.are_real(node) else frozenset())
+        make_twin_folder(node, tools, f"{self.tool_address} {self.tool_port} {node.name} {self.tool_token}")
         await node.start(level)
 
     async def _come_up(self, node: Node) -> None:
@@ -213,12 +225,11 @@ def _levels(asked: str) -> list[Level]:
 def _not_shown(level: Level) -> list[str]:
     if level == "L1a":
         return []
-    owners = "file owners other than root are kept beside the files and shown by chown, stat and install only"
     if level == "L1b":
-        return [owners]
+        return ["real file owners: they are attributes of the files, shown by chown, stat -c and install only"]
     return [
         "true absolute paths: hosts are folders, found through RUNBOOK_HOST_ROOT",
-        "processes of a host of its own, ENOSPC, and file owners",
+        "processes of a host of its own, ENOSPC, and (without root) file owners outside of chown, stat -c and install",
         "/proc of the emulated servers: only the tools answer for them",
     ]
 

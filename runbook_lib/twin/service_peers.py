@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from runbook_lib.errors import TwinError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,6 +33,7 @@ class Running:
     address: str = ""
     marks: dict[str, str] = field(default_factory=dict)
     phases: set[str] = field(default_factory=set)
+    group: int = 0  # 0 until all servers have met; a daemon that comes later is no member
 
     def alive(self) -> bool:
         """Whether the process is still the same one."""
@@ -55,12 +57,12 @@ def find_process(pid: int, namespace_of: int | None) -> tuple[int, int] | None:
     if namespace_of is None:
         return (pid, pid) if _born(pid) else None
     with contextlib.suppress(OSError):
-        wanted = os.readlink(f"/proc/{namespace_of}/ns/pid")
+        wanted = Path(f"/proc/{namespace_of}/ns/pid").readlink()
         for process in Path("/proc").iterdir():
             if process.name.isdigit():
                 with contextlib.suppress(OSError, ValueError):
                     names = _namespace_pids(process)
-                    if names[-1] == pid and os.readlink(process / "ns/pid") == wanted:
+                    if names[-1] == pid and (process / "ns/pid").readlink() == wanted:
                         return int(process.name), names[-2] if len(names) > 1 else pid
     return None
 
@@ -79,6 +81,7 @@ class Peers:
         self.world = world
         self.container_pid = container_pid
         self.running: dict[int, Running] = {}
+        self._groups = 0
         self._watcher: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -111,7 +114,7 @@ class Peers:
             return self._start(node, question)
         daemon = self._find(node, question)
         if daemon is None:
-            raise LookupError(f"no daemon with pid {question['pid']} runs on {node.name}")
+            raise TwinError(f"no daemon with pid {question['pid']} runs on {node.name}")
         if question["do"] == "join":
             return self._join(daemon, question)
         if question["do"] == "links":
@@ -120,7 +123,7 @@ class Peers:
             for card in question["cards"]:
                 self.world.hbm.setdefault((node.name, int(card)), {})[daemon.node_pid] = int(question["mb"])
             return {}
-        raise LookupError(f"unknown question {question['do']!r}")
+        raise TwinError(f"unknown question {question['do']!r}")
 
     def _find(self, node: Node, question: dict[str, Any]) -> Running | None:
         found = find_process(int(question["pid"]), self._namespace(node, question))
@@ -136,7 +139,7 @@ class Peers:
         self.sweep()
         found = find_process(int(question["pid"]), self._namespace(node, question))
         if found is None:
-            raise LookupError(f"no process with pid {question['pid']} in {node.name}")
+            raise TwinError(f"no process with pid {question['pid']} in {node.name}")
         self.running[found[0]] = Running(node.name, found[0], found[1], _born(found[0]))
         service_ip = self.world.params.host(node.name).service_ip
         skew_s = float(self.world.state.get("clock", {}).get(node.name, {}).get("skew_s", 0.0))
@@ -160,20 +163,29 @@ class Peers:
         """Note that a daemon has reached a phase; say who else has, and what differs from the first server's."""
         self.sweep()
         daemon.address = question["address"]
-        daemon.marks = question["marks"]
+        daemon.marks = question["marks"] or daemon.marks
         daemon.phases.add(question["phase"])
         servers = question["servers"]
-        present = {each.address: each for each in self.running.values() if each.address in servers}
-        first = present.get(servers[0])
-        differs = [
-            mark
-            for mark, value in daemon.marks.items()
-            if any(other.marks.get(mark) != value for other in ([first] if first else []))
-            or (first is daemon and any(other.marks.get(mark) != value for other in present.values()))
+        present = {
+            each.address: each
+            for each in self.running.values()
+            if each.address in servers and each.group == daemon.group
+        }
+        reached = [
+            address for address in servers if address in present and question["phase"] in present[address].phases
         ]
+        first = present.get(servers[0], daemon)
+        compare = present.values() if first is daemon else [first]
+        differs = [
+            mark for mark, value in daemon.marks.items() if any(other.marks.get(mark) != value for other in compare)
+        ]
+        if len(reached) == len(servers) and not daemon.group and not differs:
+            self._groups += 1
+            for member in present.values():
+                member.group = self._groups
         return {
             "joined": [address for address in servers if address in present],
-            "reached": [a for a in servers if a in present and question["phase"] in present[a].phases],
+            "reached": reached,
             "differs": differs,
         }
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import posixpath
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import asyncssh
 
+from runbook_lib.twin.owners import are_real
 from runbook_lib.twin.rooted import resolve_in
 
 if TYPE_CHECKING:
@@ -68,16 +70,16 @@ class NodeSftp(asyncssh.SFTPServer):
 
     def readlink(self, path: bytes) -> bytes:
         """Return what the symlink says: a path of the node."""
-        return os.readlink(self.map_path(path))
+        return os.fsencode(Path(os.fsdecode(self.map_path(path))).readlink())
 
     def symlink(self, oldpath: bytes, newpath: bytes) -> None:
         """Make a symlink that says `oldpath`, a path of the node."""
-        os.symlink(oldpath, self.map_path(newpath))
+        Path(os.fsdecode(self.map_path(newpath))).symlink_to(os.fsdecode(oldpath))
 
     async def convert_attrs(self, result: MaybeAwait[asyncssh.SFTPAttrs | os.stat_result]) -> asyncssh.SFTPAttrs:
         """Show the owner as the node sees it: without real owners everything belongs to root."""
         attrs = await super().convert_attrs(result)
-        if self.node.level == "L1b":
+        if not are_real(self.node):
             attrs.uid = attrs.gid = 0
         attrs.owner = attrs.group = None
         return attrs
@@ -92,6 +94,7 @@ class NodeSftp(asyncssh.SFTPServer):
 
     def statvfs(self, path: bytes) -> MaybeAwait[asyncssh.SFTPVFSAttrs]:
         """Refuse: the numbers would be this machine's."""
+        del path
         raise asyncssh.SFTPOpUnsupported("not shown by the twin")
 
     def exit(self) -> None:

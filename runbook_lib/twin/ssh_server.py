@@ -152,10 +152,11 @@ async def _until_done(
     outputs: list[asyncio.Task[None]],
 ) -> None:
     """Wait for the command's end and all its output, as sshd does; when the client leaves first, end the command."""
-    ended = asyncio.gather(child.wait(), *outputs)
-    left = asyncio.create_task(process.channel.wait_closed())
+    ended = asyncio.ensure_future(_all(child, outputs))
+    left = asyncio.ensure_future(process.channel.wait_closed())
+    watched: set[asyncio.Future[None]] = {ended, left}
     try:
-        await asyncio.wait({ended, left}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait(watched, return_when=asyncio.FIRST_COMPLETED)
     finally:
         left.cancel()
         if child.returncode is None:
@@ -165,6 +166,10 @@ async def _until_done(
         transport = getattr(child, "_transport", None)  # asyncio's only way to let go of pipes that somebody holds
         if transport is not None:
             transport.close()
+
+
+async def _all(child: asyncio.subprocess.Process, outputs: list[asyncio.Task[None]]) -> None:
+    await asyncio.gather(child.wait(), *outputs)
 
 
 async def _kill_group(child: asyncio.subprocess.Process) -> None:
@@ -235,7 +240,7 @@ async def _run_on_terminal(process: asyncssh.SSHServerProcess[bytes], node: Node
             stderr=slave,
             start_new_session=True,
             # the only way to a controlling terminal; it makes one system call, so it is safe after fork
-            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # noqa: PLW1509
+            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
             cwd="/",
         )
     finally:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -65,7 +64,7 @@ class World:
         """Write `state` to disk, atomically."""
         temporary = self.state_file.with_suffix(".json.new")
         temporary.write_text(json.dumps(self.state, indent=1, sort_keys=True), encoding="utf-8")
-        os.replace(temporary, self.state_file)
+        temporary.replace(self.state_file)
 
     def tool_state(self, tool: str, node: str) -> dict[str, Any]:
         """Return the persistent dict of one tool on one node; call `save` after a change."""

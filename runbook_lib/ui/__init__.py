@@ -1,1 +1,5 @@
-"""Widgets over runs and views, for people in JupyterLab. Every widget has a static twin from views."""
+"""Widgets over runs and views; the notebooks use `ui.approval`."""
+
+from runbook_lib.ui.stage import approval
+
+__all__ = ["approval"]

@@ -118,6 +118,7 @@ class Live:
         errors: list[Exception] = []
         try:
             self._say("applying")
+            self.verify.value = findings_area_html(self._session, self._language, stale=True)
             self._session.apply(self.progress.update, stop)
         except Exception as error:  # noqa: BLE001 - the panel is the only place where it can be seen
             errors.append(error)

@@ -179,7 +179,7 @@ def svg(figure: Figure, name: str) -> str:
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>\s*", "", text, flags=re.DOTALL)
     text = re.sub(r"<style\b.*?</style>\s*", "", text, flags=re.DOTALL)
-    text = re.sub(r'\s+id="[A-Za-z.]+_\d+"', "", text)
+    text = re.sub(r'\s+id="[A-Za-z0-9.]+_\d+"', "", text)
     mark = sha256(text.encode()).hexdigest()[:8]
     text = re.sub(r'(\bid="|url\(#|href="#)([mp][0-9a-f]{10})', rf"\g<1>f{mark}\2", text)
     text = text.replace(_INK, "currentColor")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from runbook_lib.model import Verdict
 from runbook_lib.views.explained import Explained, explained
+from runbook_lib.views.words import words
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -54,8 +55,11 @@ class Group:
 
     @property
     def headline(self) -> str:
-        """The catalogue's title, which names the problem; its code where there is no problem."""
-        return self.explained.title if self.verdict in PROBLEMS else self.code
+        """The catalogue's title, which names a problem; only where there is one, and as a question where unknown."""
+        title = self.explained.title
+        if self.verdict is Verdict.UNKNOWN and title != self.code:
+            return words(self.language)["undecided"].format(title=title)
+        return title if self.verdict in PROBLEMS else self.code
 
     @property
     def uniform(self) -> bool:

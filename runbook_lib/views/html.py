@@ -45,6 +45,14 @@ def risk_badge(risk: Risk | str) -> Markup:
     return Markup('<span class="badge v-{}">{}</span>').format(RISK_COLOURS[risk], risk.value)
 
 
+def prose(text: object) -> Markup:
+    """Return text of the catalogue, with its `code` in backticks as code."""
+    parts = plain(text).split("`")
+    if len(parts) % 2 == 0:  # an odd number of backticks is no pair: leave them all as they are
+        return escape("`".join(parts))
+    return Markup().join(Markup("<code>{}</code>").format(part) if i % 2 else part for i, part in enumerate(parts))
+
+
 def _environment() -> Environment:
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
@@ -53,7 +61,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"plain": plain}
+    environment.filters |= {"plain": plain, "prose": prose}
     environment.globals |= {"badge": badge, "risk_badge": risk_badge}
     return environment
 

@@ -74,4 +74,6 @@ def _still_output(output: Any) -> dict[str, Any]:  # noqa: ANN401 - nbformat pub
         for mime, value in output.data.items()
         if mime not in _ACTIVE
     }
+    if not any(mime.startswith(("text/", "image/")) for mime in data):
+        data["text/plain"] = f"[an output without a static form: {', '.join(output.data) or 'nothing'}]"
     return {**output, "data": data}

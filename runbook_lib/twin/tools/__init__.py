@@ -4,11 +4,41 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from runbook_lib.twin.tools import machine, ownership, system
+from runbook_lib.twin.tools.disks import df
 from runbook_lib.twin.tools.hccn_tool import hccn_tool
+from runbook_lib.twin.tools.npu_smi import npu_smi
 
 if TYPE_CHECKING:
     from runbook_lib.twin.world import Tool
 
 TOOLS: dict[str, Tool] = {
+    "arch": machine.arch,
+    "chgrp": ownership.chown,
+    "chown": ownership.chown,
+    "chronyc": system.chronyc,
+    "cpupower": system.cpupower,
+    "date": machine.date,
+    "df": df,
+    "dmesg": machine.dmesg,
+    "free": machine.free,
+    "getenforce": system.getenforce,
     "hccn_tool": hccn_tool,
+    "hostname": machine.hostname,
+    "install": ownership.install,
+    "ip": system.ip,
+    "lscpu": machine.lscpu,
+    "lspci": machine.lspci,
+    "netstat": system.netstat,
+    "nproc": machine.nproc,
+    "npu-smi": npu_smi,
+    "ss": system.ss,
+    "stat": ownership.stat,
+    "sysctl": system.sysctl,
+    "systemctl": system.systemctl,
+    "timedatectl": system.timedatectl,
+    "uname": machine.uname,
 }
+
+# with real owners in the file system the real programs do
+WITHOUT_REAL_OWNERS = frozenset({"chgrp", "chown", "install", "stat"})

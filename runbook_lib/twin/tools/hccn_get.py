@@ -174,7 +174,11 @@ def _link_stat(fabric: Fabric, node: str, card: int) -> Got:
 
 
 def _stat(fabric: Fabric, node: str, card: int) -> Got:
-    counted = {"nic_tx_all_pkg_num": 12_240, "nic_rx_all_pkg_num": 64_148, **fabric.hardware(node, card).get("stat", {})}
+    counted = {
+        "nic_tx_all_pkg_num": 12_240,
+        "nic_rx_all_pkg_num": 64_148,
+        **fabric.hardware(node, card).get("stat", {}),
+    }
     return "packet statistics:\n" + "".join(f"{name}:{counted.get(name, 0)}\n" for name in _STATS)
 
 

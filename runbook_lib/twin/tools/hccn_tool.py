@@ -305,5 +305,3 @@ async def _ping(port: Port, values: list[str]) -> str:
     if received < _PING_PACKETS:
         raise Failure(1, "Cmd execute failed!", "\n".join(lines))
     return "\n".join(lines)
-
-

@@ -1,0 +1,203 @@
+"""A cluster as a run sees it: its hosts connected, probed and changed."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Any
+
+from tenacity import Retrying, retry_if_result, stop_after_attempt, wait_fixed
+
+from runbook_lib.errors import HostError, HostUnreachable, RunbookError, StageFailed, TwinDown, UsageError
+from runbook_lib.model import Capture, Change, Command, Job, Upload
+from runbook_lib.params import HostPaths, project_root, resolve_path
+from runbook_lib.remote import Host, JobState, Target, fan_out, job_status, start_job, wait_job
+from runbook_lib.stages import HostProbe, Probes, Stage
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from runbook_lib.params import Params
+    from runbook_lib.remote import JobStatus
+
+    OnProgress = Callable[[str, float, str], None]
+
+PROBE_DEADLINE_S = 300.0
+ROOT_VARIABLE = "RUNBOOK_HOST_ROOT"  # set by a twin of level L0: where the host's file system begins
+_BUSY = "hccn_tool is busy"
+_POLL_S = 0.5
+_SHOWN_CHARACTERS = 400
+
+
+def known_hosts_file(params: Params, root: Path) -> Path:
+    """Return the file with the cluster's pinned host keys."""
+    given = params.cluster.ssh.known_hosts
+    return resolve_path(given, root) if given else root / "outputs" / params.cluster.name / "known_hosts"
+
+
+def targets(params: Params, root: Path) -> list[Target]:
+    """Return how to reach every host of a cluster."""
+    ssh = params.cluster.ssh
+    key = str(resolve_path(ssh.key, root)) if ssh.key else None
+    known = str(known_hosts_file(params, root))
+    jump = None
+    if ssh.jump is not None:
+        jump = Target("jump", ssh.jump.address, ssh.jump.port, ssh.jump.user, key, known)
+    return [
+        Target(
+            name=host.name,
+            address=host.address,
+            port=ssh.port,
+            user=ssh.user,
+            key_file=key,
+            known_hosts=known,
+            become=params.cluster.become,
+            jump=jump,
+            connect_timeout_s=ssh.connect_timeout_s,
+        )
+        for host in params.cluster.hosts
+    ]
+
+
+class Cluster:
+    """The hosts of one cluster, one connection each for as long as this object lives."""
+
+    def __init__(self, params: Params, root: Path | None = None) -> None:
+        self.params = params
+        self.root = root or project_root()
+        self.targets = targets(params, self.root)
+        self.commands: list[dict[str, Any]] = []
+        self._lock = threading.Lock()
+        self._hosts: dict[str, Host] = {}
+        self._paths: dict[str, HostPaths] = {}
+        known = known_hosts_file(params, self.root)
+        if not known.is_file():
+            if params.twin is not None:
+                raise self._twin_down()
+            raise UsageError(
+                f"{known} is missing: no host key of this cluster was pinned yet",
+                next_command=f"runbook trust params/{params.cluster.name}.yaml",
+            )
+
+    def _twin_down(self) -> TwinDown:
+        name = self.params.cluster.name
+        return TwinDown(f"the twin of {name} is not up", next_command=f"runbook twin up params/{name}.yaml")
+
+    def close(self) -> None:
+        """Close every connection."""
+        for host in self._hosts.values():
+            host.close()
+        self._hosts.clear()
+
+    def take_commands(self) -> list[dict[str, Any]]:
+        """Return the commands that ran since the last call, for the record."""
+        with self._lock:
+            taken, self.commands = self.commands, []
+        return taken
+
+    def _observe(self, host: str, argv: Sequence[str], code: int | None, seconds: float, digest: str) -> None:
+        entry = {"host": host, "argv": list(argv), "exit": code, "seconds": round(seconds, 4), "output": digest}
+        with self._lock:
+            self.commands.append(entry)
+
+    def _connected(self, target: Target) -> Host:
+        host = self._hosts.get(target.name)
+        if host is None:
+            host = self._hosts[target.name] = Host(target, self._observe)
+        host.open()
+        if target.name not in self._paths:
+            prefix = ""
+            if self.params.twin is not None:
+                prefix = host.run(("printenv", ROOT_VARIABLE), 10.0).stdout.strip()
+            self._paths[target.name] = HostPaths.of(self.params, prefix)
+        return host
+
+    def reach(self) -> dict[str, str]:
+        """Connect to every host; return the error of each that cannot be reached. Raises TwinDown for a twin."""
+        results = fan_out(self.targets, lambda target: self._connected(target) and None, deadline_s=PROBE_DEADLINE_S)
+        if self.params.twin is not None and all(isinstance(each.error, HostUnreachable) for each in results.values()):
+            raise self._twin_down()
+        return {name: str(result.error) for name, result in results.items() if result.error is not None}
+
+    def probe(self, stage: Stage[Any]) -> Probes:
+        """Read all hosts at once. A host that cannot be read has its error. Raises TwinDown when the twin is down."""
+
+        def read(target: Target) -> dict[str, Capture]:
+            host = self._connected(target)
+            script = stage.module.probe(self.params, self.params.host(target.name), self._paths[target.name])
+            return host.probe(script) if script.sections else {}
+
+        results = fan_out(self.targets, read, deadline_s=PROBE_DEADLINE_S)
+        if self.params.twin is not None and all(isinstance(each.error, HostUnreachable) for each in results.values()):
+            raise self._twin_down()
+        probes = {}
+        for name, result in results.items():
+            paths = self._paths.get(name) or HostPaths.of(self.params)
+            if result.error is not None and not isinstance(result.error, HostError):
+                raise result.error
+            error = result.error.reason if isinstance(result.error, HostError) else ""
+            probes[name] = HostProbe(name, paths, result.value or {}, error)
+        return probes
+
+    def apply(self, change: Change, on_progress: OnProgress, stop: threading.Event) -> None:
+        """Make one change. Raises StageFailed with what was tried, what came, and what to do next."""
+        target = next(each for each in self.targets if each.name == change.subject.host)
+        host = self._connected(target)
+        action = change.action
+        if isinstance(action, Upload):
+            host.upload(action)
+        elif isinstance(action, Command):
+            _judge(change, run_unless_busy(host, action), target)
+        else:
+            self._run_job(host, change, action, on_progress, stop)
+
+    def _run_job(self, host: Host, change: Change, job: Job, on_progress: OnProgress, stop: threading.Event) -> None:
+        work = self._paths[host.target.name].work
+        handle = start_job(host, job, work, restart=True)
+        log = f"{handle.directory}/log"
+
+        def look(status: JobStatus) -> None:
+            if stop.is_set():
+                raise RunbookError(
+                    f"{change.subject}: stopped waiting; the job goes on on the host, a re-run attaches to it",
+                    next_command=f"tail -f {log}   # on {host.target.name}",
+                )
+            step = status.progress
+            fraction = step.done / step.total if step is not None and step.total else -1.0
+            said = f"{step.done / 1e6:.0f} of {step.total / 1e6:.0f} MB" if step is not None else change.summary
+            on_progress(host.target.name, fraction, said)
+
+        if job.wait:
+            status = wait_job(host, handle, deadline_s=job.deadline_s, poll_s=_POLL_S, on_progress=look)
+        else:
+            status = job_status(host, handle)
+        if status.state in {JobState.FAILED, JobState.LOST} or (job.wait and status.state is not JobState.DONE):
+            raise StageFailed(
+                f"{change.subject}: {change.summary}: the job is {status.state.value}, exit code {status.exit_code}\n"
+                f"  its log ends with: {status.log_tail[-_SHOWN_CHARACTERS:]}",
+                next_command=f"tail -n 100 {log}   # on {host.target.name}",
+            )
+
+
+def run_unless_busy(host: Host, command: Command) -> Capture:
+    """Run a command; hccn_tool refuses to run twice at once on a host, so a busy answer is asked again."""
+    retrying = Retrying(
+        retry=retry_if_result(lambda capture: _BUSY in capture.stdout),
+        stop=stop_after_attempt(10),
+        wait=wait_fixed(_POLL_S),
+        retry_error_callback=lambda state: state.outcome.result() if state.outcome else Capture(),
+    )
+    capture: Capture = retrying(host.run, command.argv, command.timeout_s)
+    return capture
+
+
+def _judge(change: Change, capture: Capture, target: Target) -> None:
+    if capture.ok:
+        return
+    assert isinstance(change.action, Command)  # noqa: S101 - the caller's own branch
+    said = (capture.stderr.strip() or capture.stdout.strip())[:_SHOWN_CHARACTERS]
+    what = "it did not end in time" if capture.timed_out else f"exit code {capture.exit_code}"
+    raise StageFailed(
+        f"{change.subject}: {change.summary}: expected exit code 0, {what}\n  the host said: {said or 'nothing'}",
+        next_command=f"{target.ssh_command} {' '.join(change.action.argv)}",
+    )

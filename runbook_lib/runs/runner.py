@@ -1,0 +1,265 @@
+"""A whole run: one notebook per stage through papermill, a record, a report."""
+
+from __future__ import annotations
+
+import contextlib
+import platform
+import threading
+import time
+from dataclasses import dataclass, field
+from io import StringIO
+from typing import TYPE_CHECKING, Any
+
+from ruamel.yaml import YAML
+
+from runbook_lib import __version__
+from runbook_lib.errors import UsageError
+from runbook_lib.model import Verdict, to_json
+from runbook_lib.params import load_params, project_root
+from runbook_lib.runs import events
+from runbook_lib.runs.cluster import Cluster
+from runbook_lib.runs.events import EventLog
+from runbook_lib.runs.folder import new_run
+from runbook_lib.runs.manifest import write_manifest
+from runbook_lib.runs.notebook import execute_notebook
+from runbook_lib.runs.report import read_result, write_report
+from runbook_lib.runs.session import MODES, operator, redactor_for
+from runbook_lib.stages import STAGES
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
+
+    from runbook_lib.params import Params
+    from runbook_lib.runs.folder import RunFolder
+    from runbook_lib.stages import Stage
+
+    Say = Callable[[str], None]
+
+_FOLLOW_S = 0.5
+_PROBLEMS = (Verdict.FAIL, Verdict.UNKNOWN)
+OVERVIEW = "00_overview"
+
+
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """What to run. `digests` and `yes` are approvals; `only` names stages, all when empty."""
+
+    params: str
+    mode: str = "plan"
+    overrides: str = ""
+    only: tuple[str, ...] = ()
+    yes: bool = False
+    digests: tuple[str, ...] = ()
+    deadline_s: float | None = None
+
+
+@dataclass(slots=True)
+class RunOutcome:
+    """How a run ended. `stopped_by` is "", SIGINT or SIGTERM."""
+
+    folder: RunFolder
+    mode: str
+    stages: list[dict[str, Any]] = field(default_factory=list)
+    stopped_by: str = ""
+    report: Path | None = None
+
+    @property
+    def ok(self) -> bool:
+        """Whether the run did what was asked: apply and observe need ok, plan needs every problem to be planned for."""
+        if self.stopped_by or not self.stages:
+            return False
+        if self.mode == "plan":
+            return all(stage["plan_ok"] and not stage["error"] for stage in self.stages)
+        return all(stage["verdict"] not in _PROBLEMS and not stage["error"] for stage in self.stages)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the object that `runbook run --json` prints; see docs/json.md."""
+        return {
+            "ok": self.ok,
+            "run_dir": str(self.folder.path),
+            "mode": self.mode,
+            "report": str(self.report) if self.report else None,
+            "stopped_by": self.stopped_by,
+            "stages": [
+                {
+                    key: stage[key]
+                    for key in ("name", "verdict", "digest", "waits_for", "error", "findings", "changes", "seconds")
+                }
+                for stage in self.stages
+            ],
+            "failures": failures(self.stages),
+        }
+
+
+def failures(stages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return every problem of every stage as one flat list."""
+    problems = [
+        {
+            "stage": stage["name"],
+            **{key: finding[key] for key in ("code", "subject", "verdict", "seen", "expected", "next_command")},
+        }
+        for stage in stages
+        for finding in stage["findings"]
+        if finding["verdict"] in _PROBLEMS
+    ]
+    errors = [
+        {"stage": stage["name"], "code": "RUN-STAGE", "verdict": "fail", "seen": stage["error"]}
+        for stage in stages
+        if stage["error"]
+    ]
+    return errors + problems
+
+
+def run(options: RunOptions, say: Say) -> RunOutcome:
+    """Run the stages' notebooks one after the other, stopping an apply at the first that does not hold.
+
+    Raises UsageError and ParamsError before any host is touched, TwinDown when the cluster is a twin that is down.
+    """
+    if options.mode not in MODES:
+        raise UsageError(f"mode {options.mode!r}; right would be one of {', '.join(MODES)}")
+    root = project_root()
+    params = load_params(options.params, options.overrides)
+    chosen = _chosen(options.only)
+    cluster = Cluster(params, root)
+    try:
+        cluster.reach()
+    finally:
+        cluster.close()
+    folder = new_run(root / "outputs", params.cluster.name)
+    log = EventLog(folder.events, redactor_for(params))
+    _begin(log, options, params, chosen)
+    outcome = RunOutcome(folder, options.mode)
+    say(f"run {folder.run_id}, mode {options.mode}: {folder.path.relative_to(root)}")
+    try:
+        with _followed(folder, say):
+            _run_stages(outcome, options, params, chosen, root, say)
+    except KeyboardInterrupt:
+        outcome.stopped_by = "SIGINT"
+    if outcome.stopped_by:
+        log.append("interrupted", by=outcome.stopped_by)
+    log.append("run_end", ok=outcome.ok, stopped_by=outcome.stopped_by)
+    outcome.report = write_report(folder)
+    write_manifest(folder)
+    return outcome
+
+
+def _chosen(only: tuple[str, ...]) -> list[Stage[Any]]:
+    names = [stage.name for stage in STAGES]
+    for name in only:
+        if name not in names:
+            raise UsageError(f"no stage {name!r}; right would be one of {', '.join(names)}")
+    return [stage for stage in STAGES if not only or stage.name in only]
+
+
+def _begin(log: EventLog, options: RunOptions, params: Params, chosen: Sequence[Stage[Any]]) -> None:
+    log.append(
+        "run_start",
+        mode=options.mode,
+        by=operator(),
+        version=__version__,
+        python=platform.python_version(),
+        twin=params.twin is not None,
+        scaled_down=params.benchmark.scaled_down,
+        stages=[stage.name for stage in chosen],
+        params=params_text(params),
+    )
+    if options.mode == "apply" and (options.yes or options.digests):
+        log.append("approval", by=operator(), yes=options.yes, digests=list(options.digests))
+
+
+def params_text(params: Params) -> str:
+    """Return the resolved params as YAML; secrets are references there and stay so."""
+    stream = StringIO()
+    yaml = YAML()
+    yaml.default_flow_style = False
+    yaml.dump(to_json(params), stream)
+    return stream.getvalue()
+
+
+def _run_stages(
+    outcome: RunOutcome, options: RunOptions, params: Params, chosen: Sequence[Stage[Any]], root: Path, say: Say
+) -> None:
+    for number, stage in enumerate(chosen, start=1):
+        say(f"[{number}/{len(chosen)}] {stage.title}")
+        began = time.monotonic()
+        result = _run_notebook(outcome, options, params, stage.notebook, stage.name, root)
+        recorded = read_result(outcome.folder, stage.name)
+        outcome.stages.append(_judged(stage, recorded, result.status, result.error))
+        verdict = outcome.stages[-1]["verdict"]
+        say(f"[{number}/{len(chosen)}] {stage.title}: {verdict} ({time.monotonic() - began:.1f} s)")
+        if result.status == "interrupted":
+            outcome.stopped_by = outcome.stopped_by or "SIGTERM"
+            return
+        if options.mode == "apply" and (verdict in _PROBLEMS or outcome.stages[-1]["error"]):
+            return
+    if not options.only:
+        _run_notebook(outcome, options, params, OVERVIEW, "overview", root)
+
+
+def _run_notebook(
+    outcome: RunOutcome, options: RunOptions, params: Params, notebook: str, name: str, root: Path
+) -> Any:  # noqa: ANN401, PLR0913, PLR0917 - a NotebookResult; what a notebook needs
+    return execute_notebook(
+        root / "notebooks" / f"{notebook}.ipynb",
+        outcome.folder.notebook(name),
+        {
+            "params": options.params,
+            "overrides": options.overrides,
+            "run_dir": str(outcome.folder.path),
+            "mode": options.mode,
+        },
+        deadline_s=options.deadline_s,
+        redactor=redactor_for(params),
+        cwd=root,
+    )
+
+
+def _judged(stage: Stage[Any], recorded: dict[str, Any] | None, status: str, error: str) -> dict[str, Any]:
+    """Return a stage's result; what the notebook did not record is unknown, and a notebook that failed is an error."""
+    if recorded is None:
+        recorded = {"findings": [], "changes": [], "waits_for": [], "digest": "", "seconds": None, "plan_ok": False}
+        recorded |= {"name": stage.name, "verdict": Verdict.UNKNOWN, "error": ""}
+    if status != "completed" and not recorded["error"]:
+        recorded["error"] = f"notebook {status}: {error}"
+    return recorded
+
+
+@contextlib.contextmanager
+def _followed(folder: RunFolder, say: Say) -> Iterator[None]:
+    """Say what the events tell while a notebook runs: which host makes which change, how far a job is."""
+    over = threading.Event()
+
+    def follow() -> None:
+        told = 0
+        while True:
+            last = over.wait(_FOLLOW_S)
+            chain = events.read(folder.events)
+            for event in chain[told:]:
+                if line := _line(event.kind, event.data):
+                    say(line)
+            told = len(chain)
+            if last:
+                return
+
+    thread = threading.Thread(target=follow, name="follow-events", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join(timeout=10)
+
+
+def _line(kind: str, data: dict[str, Any]) -> str:
+    if kind == "change_start":
+        subject = data["subject"]
+        card = f" card {subject['card']}" if subject["card"] >= 0 else ""
+        return f"    {subject['host']}{card}: {data['summary']}"
+    if kind == "progress":
+        share = f" {data['fraction'] * 100:.0f} %" if data["fraction"] >= 0 else ""
+        return f"    {data['host']}:{share} {data['text']}"
+    if kind == "measure":
+        point = data["point"]
+        return f"    concurrency {point['concurrency']}: {point['output_tokens_per_s']:.0f} tok/s"
+    return ""
