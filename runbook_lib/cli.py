@@ -17,7 +17,9 @@ from runbook_lib.model import Verdict, to_json
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 params_app = typer.Typer(no_args_is_help=True, help="Params files: new, validate, schema.")
-twin_app = typer.Typer(no_args_is_help=True, help="The emulated cluster: up, down, status, faults, inject, clear, reboot.")
+twin_app = typer.Typer(
+    no_args_is_help=True, help="The emulated cluster: up, down, status, faults, inject, clear, reboot."
+)
 app.add_typer(params_app, name="params")
 app.add_typer(twin_app, name="twin")
 
@@ -61,7 +63,9 @@ def _overrides(given: list[str]) -> str:
 def run(  # noqa: PLR0913, PLR0917 - the options of one command
     params: ParamsFile,
     mode: Annotated[str, typer.Option(help="observe, plan or apply.")] = "plan",
-    yes: Annotated[bool, typer.Option("--yes", help="Approve what the params' policy allows; never destructive.")] = False,  # noqa: FBT002
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Approve what the params' policy allows; never destructive.")
+    ] = False,  # noqa: FBT002
     approve: Annotated[list[str], typer.Option(help="Approve the plan with this digest.")] = [],  # noqa: B006
     stage: Stages = [],  # noqa: B006
     override: Override = [],  # noqa: B006
@@ -106,7 +110,11 @@ def _print_outcome(outcome: Any) -> None:  # noqa: ANN401 - see _finish
     for stage in outcome.stages:
         waits = f", waits for {', '.join(stage['waits_for'])}" if stage["waits_for"] else ""
         print(f"{stage['name']}: {stage['verdict']}{waits}")
-        bad = [each for each in from_json(list[Finding], stage["findings"]) if each.verdict in {Verdict.FAIL, Verdict.UNKNOWN}]
+        bad = [
+            each
+            for each in from_json(list[Finding], stage["findings"])
+            if each.verdict in {Verdict.FAIL, Verdict.UNKNOWN}
+        ]
         if stage["error"]:
             print(f"  {stage['error']}")
         elif bad:
@@ -157,7 +165,14 @@ def status(params: ParamsFile, as_json: Json = False) -> None:  # noqa: FBT002
     ok = all(state in good for state in shown.data.values())
     if as_json:
         states = [{"name": name, "state": state} for name, state in shown.data.items()]
-        emit({"ok": ok, "run_dir": str(view.folder.path), "stages": states, "failures": [each for each in states if each["state"] not in good]})
+        emit(
+            {
+                "ok": ok,
+                "run_dir": str(view.folder.path),
+                "stages": states,
+                "failures": [each for each in states if each["state"] not in good],
+            }
+        )
     else:
         print(f"run {view.folder.run_id}\n{shown.text}\n{view.next_step().text}")
     raise typer.Exit(0 if ok else 1)
@@ -237,7 +252,9 @@ def params_validate(params: ParamsFile, override: Override = [], as_json: Json =
     from runbook_lib.params import load_params  # noqa: PLC0415 - see run
 
     read = load_params(params, _overrides(override))
-    summary = f"{read.cluster.name}: {read.cluster.topology.value}, {len(read.cluster.hosts)} hosts, {read.world_size} cards"
+    summary = (
+        f"{read.cluster.name}: {read.cluster.topology.value}, {len(read.cluster.hosts)} hosts, {read.world_size} cards"
+    )
     if as_json:
         emit({"ok": True, "failures": [], "summary": summary, "params": to_json(read)})
     else:
@@ -266,7 +283,9 @@ def params_new(
         raise UsageError(f"{target} is there already; nothing was changed")
     if not source.is_file():
         raise UsageError(f"{source} is not there", next_command="ls params/")
-    target.write_text(source.read_text(encoding="utf-8").replace(f"name: {like}\n", f"name: {name}\n"), encoding="utf-8")
+    target.write_text(
+        source.read_text(encoding="utf-8").replace(f"name: {like}\n", f"name: {name}\n"), encoding="utf-8"
+    )
     try:
         load_params(target)
     except UsageError:

@@ -336,6 +336,7 @@ def _capacity_problems(params: Params) -> list[str]:
     if params.world_size < needed:
         return [
             f"{params.model.format} weights need {needed} cards of {CARD_HBM_GIB} GB, "
-            f"the cluster has {params.world_size}; right would be more hosts" + (", or model.format: w8a8" if params.model.format == "bf16" else "")
+            f"the cluster has {params.world_size}; right would be more hosts"
+            + (", or model.format: w8a8" if params.model.format == "bf16" else "")
         ]
     return []

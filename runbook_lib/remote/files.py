@@ -7,7 +7,7 @@ import re
 from typing import TYPE_CHECKING
 
 from runbook_lib.errors import CommandFailed, CommandTimeout, UsageError
-from runbook_lib.remote.run import decode, run
+from runbook_lib.remote.run import decode, run, run_script
 
 if TYPE_CHECKING:
     from runbook_lib.model import Upload
@@ -51,8 +51,8 @@ def upload(session: Session, item: Upload) -> None:
     if item.owner and not _OWNER.fullmatch(item.owner):
         raise UsageError(f"an owner is spelled user:group, not {item.owner!r}")
     digest = hashlib.sha256(content).hexdigest()
-    argv = ("sh", "-c", _UPLOAD, "upload", item.path, f"{item.mode:04o}", item.owner, digest)
-    result = run(session, argv, _UPLOAD_TIMEOUT_S, stdin=content)
+    arguments = (item.path, f"{item.mode:04o}", item.owner, digest)
+    result = run_script(session, "upload", _UPLOAD, arguments, _UPLOAD_TIMEOUT_S, stdin=content)
     _check(session, result, f"cannot write {item.path}", f"ls -ld {item.path.rpartition('/')[0] or '/'}")
 
 

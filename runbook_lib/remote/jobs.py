@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from runbook_lib.errors import CommandFailed, CommandTimeout, UsageError
 from runbook_lib.model import Capture, Job, canonical_json
+from runbook_lib.remote.run import run_script
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -189,16 +190,16 @@ def start_job(host: Host, job: Job, work_dir: str, *, restart: bool = False) -> 
     A job that failed or was lost is started anew. Raises CommandFailed when the host cannot start it.
     """
     directory = job_directory(job, work_dir)
-    argv = ("sh", "-c", _START, "start", directory, str(int(restart)), canonical_json(list(job.argv)), _RUNNER)
-    result = host.run((*argv, *job.argv), _TIMEOUT_S)
+    arguments = (directory, str(int(restart)), canonical_json(list(job.argv)), _RUNNER, *job.argv)
+    result = run_script(host, "job-start", _START, arguments, _TIMEOUT_S, told=(directory, *job.argv)).as_text()
     _check(host, result, f"cannot start job {job.name}", directory)
     return JobHandle(host.target.name, job.name, directory, attached=result.stdout.strip() != "started")
 
 
 def job_status(host: Host, handle: JobHandle) -> JobStatus:
     """Look at the job once. Raises CommandFailed when its directory is gone."""
-    argv = ("sh", "-c", _STATUS, "status", handle.directory, str(_TAIL_BYTES))
-    result = host.run(argv, _TIMEOUT_S, max_output=_TAIL_BYTES + 1024)
+    arguments = (handle.directory, str(_TAIL_BYTES))
+    result = run_script(host, "job-status", _STATUS, arguments, _TIMEOUT_S, max_output=_TAIL_BYTES + 1024).as_text()
     _check(host, result, f"cannot look at job {handle.name}", handle.directory)
     header, _, log = result.stdout.partition("\n")
     word, code = header.split()
@@ -239,8 +240,8 @@ def stop_job(host: Host, handle: JobHandle, *, grace_s: float = 5.0) -> JobStatu
 
     Nothing is signalled unless pid and start time are those recorded: a pid may belong to somebody else by now.
     """
-    argv = ("sh", "-c", _STOP, "stop", handle.directory, str(max(1, round(grace_s * 10))))
-    result = host.run(argv, grace_s + _TIMEOUT_S)
+    arguments = (handle.directory, str(max(1, round(grace_s * 10))))
+    result = run_script(host, "job-stop", _STOP, arguments, grace_s + _TIMEOUT_S).as_text()
     _check(host, result, f"cannot stop job {handle.name}", handle.directory)
     return job_status(host, handle)
 

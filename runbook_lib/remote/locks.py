@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from runbook_lib.errors import CommandFailed, LockHeld, RecordError
+from runbook_lib.remote.run import run_script
 
 if TYPE_CHECKING:
     from runbook_lib.remote.host import Host
@@ -63,8 +64,8 @@ def acquire(  # noqa: PLR0913 - four of them are the words on the lock
     """
     token = token or secrets.token_hex(16)
     body = json.dumps({"owner": owner, "reason": reason, "token": token}, separators=(",", ":"))
-    argv = ("sh", "-c", _ACQUIRE, "lock", work_dir, str(int(ttl_s)), token, body[1:])
-    result = host.run(argv, _TIMEOUT_S)
+    arguments = (work_dir, str(int(ttl_s)), token, body[1:])
+    result = run_script(host, "lock", _ACQUIRE, arguments, _TIMEOUT_S).as_text()
     if result.exit_code == _HELD:
         raise _held(host, work_dir, result.stdout)
     if not result.ok:
@@ -79,7 +80,7 @@ def acquire(  # noqa: PLR0913 - four of them are the words on the lock
 
 def release(host: Host, lock: Lock) -> None:
     """Give the lock back. Raises RecordError when it is no longer ours: somebody broke it while we worked."""
-    result = host.run(("sh", "-c", _RELEASE, "unlock", lock.work_dir, lock.token), _TIMEOUT_S)
+    result = run_script(host, "unlock", _RELEASE, (lock.work_dir, lock.token), _TIMEOUT_S).as_text()
     if not result.ok:
         raise RecordError(
             f"{host.target.name}: the lock in {lock.work_dir} could not be released: "

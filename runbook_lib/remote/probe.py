@@ -36,7 +36,7 @@ _HEAD = (
     + r"""
 umask 077
 p= d=
-clean() { [ -z "$p" ] || kill -KILL -- "-$p" 2>/dev/null; [ -z "$d" ] || rm -rf "$d"; }
+clean() { [ -z "$p" ] || kill -s KILL -- "-$p" 2>/dev/null; [ -z "$d" ] || rm -rf "$d"; }
 trap clean EXIT
 trap 'exit 1' HUP INT TERM PIPE
 for t in /dev/shm "${TMPDIR:-/tmp}" /run /var/tmp; do
@@ -52,7 +52,7 @@ section() {
   p=$!
   { wait "$p"; } 2>/dev/null; r=$?
   read -r b x </proc/uptime
-  case $r in 124|137) kill -KILL -- "-$p" 2>/dev/null;; esac
+  case $r in 124|137) kill -s KILL -- "-$p" 2>/dev/null;; esac
   p=
   printf '%s begin %s %s %s %s\n' "$N" "$i" "$r" "$a" "$b" || exit 1
   [ ! -s "$d/o" ] || head -c "$M" "$d/o" || exit 1

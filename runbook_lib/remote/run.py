@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import math
 import secrets
@@ -211,20 +212,52 @@ def execute(  # noqa: PLR0913 - how one command is run
     )
 
 
-def run(
-    session: Session, argv: Sequence[str], timeout_s: float, *, stdin: bytes = b"", max_output: int = MAX_OUTPUT
+def run(  # noqa: PLR0913 - how one command is run
+    session: Session,
+    argv: Sequence[str],
+    timeout_s: float,
+    *,
+    stdin: bytes = b"",
+    max_output: int = MAX_OUTPUT,
+    told: Sequence[str] | None = None,
 ) -> RawCapture:
-    """Run one command as `execute` does, and tell the observer, also when the connection breaks."""
+    """Run one command as `execute` does, and tell the observer, also when the connection breaks.
+
+    told: what the observer is told instead of argv, for a script of ours whose text would drown the record
+    """
+    words = tuple(argv if told is None else told)
     begin = time.monotonic()
     try:
         result = execute(session, argv, timeout_s, stdin=stdin, max_output=max_output)
     except BaseException:
         if session.observer:
-            session.observer(session.target.name, tuple(argv), None, time.monotonic() - begin, "")
+            session.observer(session.target.name, words, None, time.monotonic() - begin, "")
         raise
     if session.observer:
-        session.observer(session.target.name, tuple(argv), result.exit_code, result.duration_s, result.digest)
+        session.observer(session.target.name, words, result.exit_code, result.duration_s, result.digest)
     return result
+
+
+def run_script(  # noqa: PLR0913 - how one script is run
+    session: Session,
+    name: str,
+    script: str,
+    arguments: Sequence[str],
+    timeout_s: float,
+    *,
+    stdin: bytes = b"",
+    max_output: int = MAX_OUTPUT,
+    told: Sequence[str] | None = None,
+) -> RawCapture:
+    """Run one of our own sh scripts; the observer is told ("runbook:NAME", *arguments), or *told instead of them."""
+    return run(
+        session,
+        ("sh", "-c", script, f"runbook:{name}", *arguments),
+        timeout_s,
+        stdin=stdin,
+        max_output=max_output,
+        told=(f"runbook:{name}", *(arguments if told is None else told)),
+    )
 
 
 def _talk(
@@ -240,7 +273,7 @@ def _talk(
 
     def give_up() -> None:
         overdue.set()
-        channel.close()
+        _close(channel)
 
     # paramiko waits without limit for the answer to an exec request, so a timer must break the channel
     watchdog = threading.Timer(hard_s, give_up)
@@ -256,7 +289,7 @@ def _talk(
             raise
     finally:
         watchdog.cancel()
-        channel.close()
+        _close(channel)
     if streams[0].exit_code is not None:
         return ""
     if overdue.is_set():
@@ -265,11 +298,17 @@ def _talk(
     return "" if transport.is_active() else "connection lost"
 
 
+def _close(channel: paramiko.Channel) -> None:
+    """Close our end, which ends the wrapper's lifeline; a dead connection has done so already."""
+    with contextlib.suppress(OSError, EOFError, paramiko.SSHException):
+        channel.close()
+
+
 class _Wakeup(threading.Event):
     """Set by paramiko when something came on either stream.
 
-    paramiko also clears it, per stream, and can so lose what came on the other one (as it does with its pipe for
-    select: up to 200 ms per command against sshd, measured); here only the reader clears it.
+    paramiko also clears it, per stream, and could so lose what came on the other stream at that moment; here only
+    the reader clears it.
     """
 
     def clear(self) -> None:

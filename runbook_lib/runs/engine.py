@@ -54,8 +54,9 @@ _ERROR_CHARS = 4000
 _IOPUB_TIMEOUT_S = 60
 # The same signal often arrives twice (process and group); the third is from somebody who wants out at once.
 _PATIENCE_SIGNALS = 3
-_DEATH_CODE = """
-import os, runpy, sys
+_KERNEL_CODE = """
+import faulthandler, os, runpy, sys
+faulthandler.enable(os.dup(2))  # the kernel takes 2 away for itself
 if sys.platform == "linux":
     import ctypes, signal
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: die with the thread that started us
@@ -243,7 +244,7 @@ class _OwnInterpreter(KernelSpecManager):
     def get_kernel_spec(self, kernel_name: str) -> KernelSpec:
         if kernel_name != "python3":
             return super().get_kernel_spec(kernel_name)
-        argv = [sys.executable, "-c", _DEATH_CODE, "-f", "{connection_file}"]
+        argv = [sys.executable, "-c", _KERNEL_CODE, "-f", "{connection_file}"]
         return KernelSpec(argv=argv, display_name="Python 3", language="python")
 
 
@@ -358,9 +359,9 @@ class _Client(PapermillNotebookClient):  # type: ignore[misc]  # papermill has n
     async def _start(self, log_path: Path) -> None:
         # the kernel chooses inline figures only where no other backend is asked for
         env = {name: value for name, value in os.environ.items() if name != "MPLBACKEND"}
-        await self.async_start_new_kernel(
-            env=env, **({"cwd": self._options.kernel_cwd} if self._options.kernel_cwd else {})
-        )
+        cwd = {"cwd": self._options.kernel_cwd} if self._options.kernel_cwd else {}
+        with log_path.open("wb") as log:
+            await self.async_start_new_kernel(env=env, stdout=log, stderr=log, **cwd)
         await self.async_start_new_kernel_client()
 
     async def _cells(self) -> None:
@@ -451,10 +452,23 @@ class _Client(PapermillNotebookClient):  # type: ignore[misc]  # papermill has n
         return str(redactor.text(text)) if redactor else text
 
     def _last_words(self) -> str:
-        """Return the end of what the kernel wrote to its stderr, where a crash explains itself."""
-        log = self._log.read_text(encoding="utf-8", errors="replace") if self._log else ""
-        log = self._redacted(log).strip()[-_ERROR_CHARS // 2 :]
-        return f"; its last words:\n{log}" if log else ""
+        """Return how the kernel ended, and the end of what it wrote to its stderr, where a crash explains itself."""
+        process = getattr(getattr(self.km, "provisioner", None), "process", None)
+        code = None if process is None else process.poll()
+        how = ""
+        if code is not None:
+            how = f" (exit code {code})" if code >= 0 else f" ({signal.Signals(-code).name})"
+        if code == -signal.SIGKILL:
+            how += ", somebody killed it, or the machine has no memory left (see dmesg)"
+        if self._log is None or not self._log.exists():
+            return how
+        lines = self._redacted(self._log.read_text(encoding="utf-8", errors="replace")).splitlines()
+        # what the kernel says about itself at its start
+        words = "\n".join(line for line in lines if line.strip() and not line.startswith("[IPKernelApp]"))
+        # a crash says first where it happened; everything else says last what it was about
+        crash = words.find("Fatal Python error")
+        words = words[crash:][: _ERROR_CHARS // 2] if crash >= 0 else words[-_ERROR_CHARS // 2 :]
+        return f"{how}; its last words:\n{words}" if words else how
 
     def _say(self, cell: Any, why: str) -> None:  # noqa: ANN401 - a notebook node
         self._settle()

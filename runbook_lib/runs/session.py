@@ -293,7 +293,7 @@ class StageSession:
 
         def recorded(host: str, fraction: float, text: str) -> None:
             now = time.monotonic()
-            if now - last.get(host, 0.0) >= _PROGRESS_EVENT_S:
+            if now - last.setdefault(host, now) >= _PROGRESS_EVENT_S:
                 last[host] = now
                 self.events.append("progress", stage=self.stage, host=host, fraction=round(fraction, 4), text=text)
             if on_progress is not None:
@@ -329,7 +329,7 @@ class StageSession:
         deadline = time.monotonic() + patience_s
         while True:
             found = self._look().findings
-            bad = [each for each in found if each.verdict in (Verdict.FAIL, Verdict.UNKNOWN)]
+            bad = _problems(found)
             if not bad or not all(each.transient for each in bad) or time.monotonic() > deadline:
                 return
             time.sleep(_SETTLE_POLL_S)
@@ -392,7 +392,7 @@ class StageSession:
             "digest": shown.digest,
             "changes": [
                 {
-                    "subject": str(change.subject),
+                    "subject": to_json(change.subject),
                     "summary": change.summary,
                     "before": change.before,
                     "after": change.after,
@@ -414,7 +414,7 @@ class StageSession:
                 return Shown.line("not recorded yet: the plan waits for approval")
             raise self._close_with(
                 StageFailed(
-                    f"{self.stage} does not verify:\n{findings_view.findings_text(self.final_findings())}",
+                    f"{self.stage} does not verify:\n{findings_view.findings_text(_problems(self.final_findings()))}",
                     next_command=f"runbook check params/{name}.yaml",
                 )
             )
@@ -431,6 +431,10 @@ class StageSession:
         self.events.append("commands", stage=self.stage, commands=self.cluster.take_commands())
         self.events.append("stage_end", stage=self.stage, verdict=verdict, error=result.get("error", ""))
         self.cluster.close()
+
+
+def _problems(found: tuple[Finding, ...]) -> list[Finding]:
+    return [each for each in found if each.verdict in (Verdict.FAIL, Verdict.UNKNOWN)]
 
 
 _UNREACHABLE = frozenset({"PRE-HOST-UNREACHABLE", "RUN-HOST"})

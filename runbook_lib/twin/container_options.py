@@ -108,15 +108,16 @@ def parse_run(words: Sequence[str]) -> RunOptions:
             "Usage:  docker run [OPTIONS] IMAGE [COMMAND] [ARG...]\n\nCreate and run a new container from an image"
         )
     options.image, *options.command = left
-    if options.image != options.image.lower().partition(":")[0] + options.image[len(options.image.partition(":")[0]) :]:
+    repository = options.image.rpartition("/")[2].partition(":")[0]
+    if repository != repository.lower():
         raise UsageError("docker: invalid reference format: repository name must be lowercase.")
     if not re.fullmatch(r"[\w.\-/:@]+", options.image):
         raise UsageError("docker: invalid reference format.\nSee 'docker run --help'.")
     options.shm_bytes = _size(options.shm) if options.shm else DEFAULT_SHM
     if options.name and not re.fullmatch(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+", options.name):
         raise UsageError(
-            f"docker: Error response from daemon: Invalid container name ({options.name}), only [a-zA-Z0-9][a-zA-Z0-9_.-] "
-            "are allowed.\nSee 'docker run --help'."
+            f"docker: Error response from daemon: Invalid container name ({options.name}), only "
+            "[a-zA-Z0-9][a-zA-Z0-9_.-] are allowed.\nSee 'docker run --help'."
         )
     for bind in options.binds:
         check_bind(bind)

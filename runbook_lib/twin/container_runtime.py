@@ -1,8 +1,8 @@
 """Containers of the emulated docker: making, starting, entering, stopping and removing them.
 
-At L1 a container has its own mount, pid and uts namespaces inside the node, and shares its network. At L0 it is a folder
-and a process that stands for it: absolute paths in the commands of `docker exec` are mapped by the mounts, programs see
-the machine's own `/`, and /dev/shm, devices, `:ro` and the container's own pids are not shown.
+At L1 a container has its own mount, pid and uts namespaces inside the node, and shares its network. At L0 it is a
+folder and a process that stands for it: absolute paths in the commands of `docker exec` are mapped by the mounts,
+programs see the machine's own `/`, and /dev/shm, devices, `:ro` and the container's own pids are not shown.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import signal
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 from runbook_lib.errors import TwinError
 from runbook_lib.twin.container_options import check_bind
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 DOCKER_ROOT = "/var/lib/docker"
 INIT = "/opt/twin/project/runbook_lib/twin/container_init.sh"
+ROOT_USERS = frozenset({"", "0", "root", "0:0", "root:root"})
 _READY_S = 20.0
 _POLL_S = 0.01
 _KILLED = 128 + signal.SIGKILL
@@ -44,6 +46,16 @@ class Live:
         self.host_pid = host_pid
         self.node_pid = node_pid
         self.ended: asyncio.Task[None] | None = None
+
+
+_RUNTIMES: WeakKeyDictionary[World, Runtime] = WeakKeyDictionary()
+
+
+def runtime_of(world: World) -> Runtime:
+    """Return the one runtime of a twin."""
+    if world not in _RUNTIMES:
+        _RUNTIMES[world] = Runtime(world)
+    return _RUNTIMES[world]
 
 
 class Runtime:
@@ -85,7 +97,7 @@ class Runtime:
         local_bin = folder / "rootfs/usr/local/bin"
         for tool in sorted((node.twin / "bin").iterdir()):
             # in the image's own PATH: what tells facts about the machine, not the driver's tools
-            if tool.is_symlink() and tool.name not in {"docker", "npu-smi", "hccn_tool", "python3"}:
+            if tool.is_symlink() and tool.name not in {"df", "docker", "npu-smi", "hccn_tool", "python3"}:
                 (local_bin / tool.name).symlink_to(f"/opt/twin/bin/{tool.name}")
         for bind in record["binds"]:
             source = node.path(check_bind(self._outside(node, bind))[0])
@@ -198,7 +210,7 @@ class Runtime:
         return f"{self.world.emulated_now(node.name):%Y-%m-%dT%H:%M:%S.%f}000Z"
 
     def _spec(self, node: Node, record: Mapping[str, Any]) -> str:
-        rows = [("shm", str(record["shm"]))]
+        rows: list[tuple[str, ...]] = [("shm", str(record["shm"]))]
         devices = [(device, device) for device in record["devices"]]
         if record["privileged"]:
             devices += [(f"/dev/{path.name}", f"/dev/{path.name}") for path in _npu_devices(node)]
@@ -207,7 +219,7 @@ class Runtime:
             rows.append(("hostname", record["hostname"]))
         if record["workdir"]:
             rows.append(("workdir", record["workdir"]))
-        if record["user"] not in {"", "0", "root", "0:0", "root:root"}:
+        if record["user"] not in ROOT_USERS:
             rows.append(("user", record["user"]))
         if record["init"]:
             rows.append(("init",))
@@ -238,6 +250,18 @@ class Runtime:
         ]
         pairs += [(f"/{path}", str(rootfs / path)) for path in ("usr/local/Ascend", "root")]
         return sorted(pairs, key=lambda pair: -len(pair[0]))
+
+    def outside(self, node: Node, name: str, path: str) -> Path:
+        """Return where a path inside a container is for this process."""
+        record = self.find(node, name)
+        if record is None:
+            return node.path(path)
+        for target, source in sorted(
+            ((target, source) for source, target, _ in map(check_bind, record["binds"])), key=lambda pair: -len(pair[0])
+        ):
+            if path == target or path.startswith(f"{target}/"):
+                return node.path(source + path[len(target) :])
+        return self.folder(node, record) / "rootfs" / path.lstrip("/")
 
     def exec_argv(
         self, node: Node, record: Mapping[str, Any], command: Sequence[str], env: Mapping[str, str], workdir: str

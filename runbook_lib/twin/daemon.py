@@ -79,7 +79,7 @@ class Daemon:
         if self.at_l0:
             return None
         if self.facts["level"] == "L1b":
-            answer = ask({"question": "owner", "container": self.env.get("TWIN_CONTAINER", ""), "path": str(path)})
+            answer = self.ask(do="owner", path=str(path))
             return int(answer["uid"]), int(answer["gid"])
         status = path.stat()
         return status.st_uid, status.st_gid
@@ -108,6 +108,7 @@ class Daemon:
     def _start(self) -> tuple[ServiceConfig | None, RankTable | None]:
         """Check and load everything; return the service's settings, None on a slave."""
         checks.check_sourced(self.env, self.version)
+        checks.check_library(self.place(f"{self.home}/lib/libmindieservice_llm_engine.so"))
         config = self._config()
         self.log.say(json.dumps({"ServerConfig": config.server, "BackendConfig": config.backend}, indent=4))
         table = self._early_table(config)
@@ -165,6 +166,8 @@ class Daemon:
 
     def _listen_address(self, address: str, config: DaemonConfig) -> str:
         own = str(self.facts["address"])
+        if self.env.get("TWIN_NETWORK", "host") != "host":
+            raise _http_failure()  # the host's address is not in a container with a network of its own
         if address == "0.0.0.0" and config.server["allowAllZeroIpListening"]:
             return own  # an emulated host is one loopback address
         if address in {own, self.facts["service_ip"]}:

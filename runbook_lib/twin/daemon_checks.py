@@ -80,6 +80,12 @@ def check_sourced(env: Mapping[str, str], version: str) -> None:
     )
 
 
+def check_library(path: Path) -> None:
+    """The engine's library must have exactly the mode 440 (failures.md row 40)."""  # noqa: D401 - the rule itself
+    if path.stat().st_mode & 0o777 != 0o440:  # noqa: PLR2004 - the mode
+        raise failure("[MIE04E060102] [infer_backend] Failed to check libmindieservice_llm_engine.so", "backend:118")
+
+
 def check_mode(files: Files, path: Path, name: str, most: int) -> None:
     """Raise when `path` gives more than the mode `most`, or belongs to somebody else."""
     if not files.check_permissions:

@@ -26,8 +26,8 @@ EI0006 = (
     "the TLS configurations are inconsistent.)\n"
     "        Solution: 1. Check the rank service processes with other errors or no errors in the cluster."
     "2. If this error is reported for all NPUs, check whether the time difference between the earliest and latest "
-    "errors is greater than the connect timeout interval (120s by default). If so, adjust the timeout interval by using "
-    "the HCCL_CONNECT_TIMEOUT environment variable."
+    "errors is greater than the connect timeout interval (120s by default). If so, adjust the timeout interval by "
+    "using the HCCL_CONNECT_TIMEOUT environment variable."
     "3. Check the connectivity of the communication link between nodes. (For example, run the 'hccn_tool -i $devid "
     "-tls -g' command to check the TLS status of each NPU)."
 )

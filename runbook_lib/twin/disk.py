@@ -141,19 +141,23 @@ def make_twin_folder(node: Node, tools: Iterable[str], link: str) -> None:
         if known.is_symlink() or not known.exists():
             known.unlink(missing_ok=True)
             known.symlink_to(f"{home}/bin/{tool}")
-    if not at_l0:
-        _make_python(node.twin, version)
+    package_root = Path(__file__).resolve().parents[2]
+    if at_l0:
+        _make_python(node.twin, version, Path(sys.base_prefix).resolve())
+        _write(site / "twin.pth", f"{sysconfig.get_path('purelib')}\n{package_root}\n")
+    else:
+        bound = Path(sys.base_prefix).resolve() != Path("/usr")
+        _make_python(node.twin, version, Path("/opt/twin/python" if bound else "/usr"))
         _write(site / "twin.pth", "/opt/twin/site\n/opt/twin/project\n")
 
 
-def _make_python(twin: Path, version: str) -> None:
-    """Make /opt/twin a virtual environment, so that python3 needs no variable to find the project."""
-    prefix = "/usr" if Path(sys.base_prefix).resolve() == Path("/usr") else "/opt/twin/python"
+def _make_python(twin: Path, version: str, prefix: Path) -> None:
+    """Make the folder a virtual environment, so that python3 needs no variable to find the project."""
     _write(twin / "pyvenv.cfg", f"home = {prefix}/bin\ninclude-system-site-packages = false\n")
     wrapper = twin / "bin/python3"
     library = f"LD_LIBRARY_PATH={prefix}/lib " if sysconfig.get_config_var("Py_ENABLE_SHARED") else ""
     # a wrapper and not a link: a shared libpython lies where the node's loader does not look
-    _write(wrapper, f'#!/bin/bash\n{library}exec -a "$0" {prefix}/bin/{version} "$@"\n')
+    _write(wrapper, f'#!/bin/bash\n{library}exec -a "${{BASH_SOURCE[0]}}" {prefix}/bin/{version} "$@"\n')
     wrapper.chmod(0o755)
 
 

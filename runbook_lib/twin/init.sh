@@ -60,7 +60,7 @@ mkdir "$mnt/run/lock"
 # containers need one /proc without anything mounted over it, else the kernel refuses them a /proc of their own
 mount -t proc proc "$mnt/opt/twin/proc"
 mount -t proc proc "$mnt/proc"
-printf '%s\n' "$name" >"$mnt/proc/sys/kernel/hostname"
+hostname "$name" 2>/dev/null || printf "%s\n" "$name" >"$mnt/proc/sys/kernel/hostname" || true # the shim answers then
 for fact in meminfo cpuinfo version cmdline; do bind "$facts/$fact" "$mnt/proc/$fact"; done
 mount --bind "$mnt/proc/sys" "$mnt/proc/sys"
 readonly_mount "$mnt/proc/sys" # as the machine's own root this node could else change the real kernel's settings

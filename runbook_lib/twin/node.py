@@ -49,7 +49,7 @@ class Node:
     @property
     def python(self) -> str:
         """A python3 inside the node that can `import runbook_lib.twin`."""
-        return sys.executable if self.level == "L0" else "/opt/twin/bin/python3"
+        return str(self.twin / "bin/python3") if self.level == "L0" else "/opt/twin/bin/python3"
 
     @property
     def base(self) -> Path:

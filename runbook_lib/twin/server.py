@@ -23,7 +23,7 @@ import asyncssh
 
 from runbook_lib.errors import RunbookError, TwinError
 from runbook_lib.params import Params
-from runbook_lib.twin import faults, owners
+from runbook_lib.twin import faults, owners, service_hooks
 from runbook_lib.twin.disk import make_disk, make_facts, make_twin_folder
 from runbook_lib.twin.keys import ensure_keys
 from runbook_lib.twin.processes import start_ticks
@@ -36,16 +36,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from runbook_lib.twin.node import Level, Node
-
-try:
-    from runbook_lib.twin import service_hooks
-except ImportError:
-    import types
-
-    async def _noop(*a):
-        pass
-
-    service_hooks = types.SimpleNamespace(start=_noop, stop=_noop, node_booted=_noop, node_going_down=_noop)
 
 LOG = logging.getLogger(__name__)
 BOOT_S = 60.0  # emulated seconds from the reset of a host until it answers again
@@ -82,7 +72,11 @@ class Resident:
         for node in self.world.nodes.values():
             make_disk(node, self.world.params, self._tls_cards(node))
         await self._start_nodes()
-        await service_hooks.start(self.world)
+        try:
+            await service_hooks.start(self.world)
+        except OSError as error:
+            url = self.world.params.model.weights.source.url
+            raise TwinError(f"the weights hub cannot listen on {url}: {error.strerror}") from None
         for node in self.world.nodes.values():
             self.world.fabric.power_on(node.name)
         self.world.fabric.note_links(dict.fromkeys(self.world.fabric.links(), False))
@@ -156,7 +150,7 @@ class Resident:
             task.cancel()
         await asyncio.gather(*self._reboots.values(), return_exceptions=True)
         for node in self.world.nodes.values():
-            with contextlib.suppress(TwinError):
+            if node.up:
                 await service_hooks.node_going_down(self.world, node)
             await self.ssh[node.name].stop()
             await node.stop()

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runbook_lib.errors import TwinError
+from runbook_lib.twin.owners import owner_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -75,11 +76,21 @@ def _namespace_pids(process: Path) -> list[int]:
 
 
 class Peers:
-    """All daemons of one twin. `container_pid(node, name)` is the pid here of a container's first process."""
+    """All daemons of one twin.
 
-    def __init__(self, world: World, container_pid: Callable[[str, str], int | None]) -> None:
+    container_pid(node name, container): the pid here of its first process; outside(node, container, path): where a path
+    of it is for this process.
+    """
+
+    def __init__(
+        self,
+        world: World,
+        container_pid: Callable[[str, str], int | None],
+        outside: Callable[[Node, str, str], Path],
+    ) -> None:
         self.world = world
         self.container_pid = container_pid
+        self.outside = outside
         self.running: dict[int, Running] = {}
         self._groups = 0
         self._watcher: asyncio.Task[None] | None = None
@@ -112,6 +123,9 @@ class Peers:
         """Answer one question of a daemon."""
         if question["do"] == "start":
             return self._start(node, question)
+        if question["do"] == "owner":
+            uid, gid = owner_of(node, self.outside(node, question["container"], question["path"]))
+            return {"uid": uid, "gid": gid}
         daemon = self._find(node, question)
         if daemon is None:
             raise TwinError(f"no daemon with pid {question['pid']} runs on {node.name}")

@@ -190,7 +190,7 @@ def _sshd(folder: Path) -> Iterator[int]:
         "PrintMotd no",
         "MaxStartups 100",
         "LogLevel ERROR",
-        f"SetEnv PATH={folder}/bin:{os.environ['PATH']}",
+        f"SetEnv PATH={folder}/bin:{os.environ['PATH']} HOME={folder}",
     ]
     config.write_text("\n".join(lines) + "\n")
     log = folder / "sshd.log"
@@ -214,6 +214,11 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     """Both kinds of server, started once."""
     folder = tmp_path_factory.mktemp(request.param)
     (folder / "bin").mkdir()
+    if request.param == "asyncssh":
+        # openEuler's sh is bash, Ubuntu's is dash: one server has each, where this machine's sh is dash
+        (folder / "bin" / "sh").symlink_to(shutil.which("bash") or "/bin/bash")
+    # a bash that sshd starts reads this even for a plain command, and many people's file prints something
+    (folder / ".bashrc").write_text("echo welcome; echo welcome >&2\n")
     write_key(folder / "host_key", "ssh-ed25519" if request.param == "asyncssh" else "ecdsa-sha2-nistp256")
     publics = [Path(f"{write_key(folder / 'user_key')}.pub").read_text()]
     publics.append(Path(f"{write_key(folder / 'user_rsa', 'ssh-rsa')}.pub").read_text())
@@ -237,6 +242,21 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         key = fetch_host_key(target)
         pin(target.known_hosts, target, key)
         yield Server(request.param, target, key, folder / "bin")
+
+
+@pytest.fixture
+def start_server() -> Iterator[Callable[[Path, str], Target]]:
+    """Return a function that starts an asyncssh server with a host key of some kind; nothing is pinned."""
+    with contextlib.ExitStack() as stack:
+
+        def start(folder: Path, kind: str) -> Target:
+            write_key(folder / "host_key", kind)
+            user_key = write_key(folder / "user_key")
+            shutil.copy(f"{user_key}.pub", folder / "authorized_keys")
+            port = stack.enter_context(AsyncsshServer(folder)).port
+            return Target("hostA", ADDRESS, port, "anybody", str(user_key), str(folder / "known_hosts"))
+
+        yield start
 
 
 @pytest.fixture

@@ -112,6 +112,17 @@ def test_other_kinds_of_user_keys(server: Any, key: str) -> None:
         assert host.run(["true"], 5).ok
 
 
+@pytest.mark.parametrize("kind", ["ssh-rsa", "ecdsa-sha2-nistp521"])
+def test_other_kinds_of_host_keys(start_server: Any, kind: str, tmp_path: Path) -> None:
+    """Each is fetched, pinned and accepted."""
+    target = start_server(tmp_path, kind)
+    key = fetch_host_key(target)
+    assert key.type == kind
+    pin(target.known_hosts, target, key)
+    with Host(target) as host:
+        assert host.run(["true"], 5).ok
+
+
 def test_wrong_key_is_refused(target: Target, tmp_path: Path) -> None:
     """The message names user and key, and the command that would install it."""
     asyncssh.generate_private_key("ssh-ed25519").write_private_key(str(tmp_path / "stranger"))
@@ -124,7 +135,7 @@ def test_wrong_key_is_refused(target: Target, tmp_path: Path) -> None:
 def test_key_files_that_cannot_be_used(target: Target, tmp_path: Path) -> None:
     """Missing, locked and not a key: each says what it is."""
     locked = tmp_path / "locked"
-    asyncssh.generate_private_key("ssh-ed25519").write_private_key(str(locked), passphrase="secret")
+    asyncssh.generate_private_key("ssh-ed25519").write_private_key(str(locked), passphrase="secret", rounds=60)
     (tmp_path / "text").write_text("no key\n")
     for name, words in (("missing", "does not exist"), ("locked", "passphrase"), ("text", "no readable")):
         error = refusal(replace(target, key_file=str(tmp_path / name)))

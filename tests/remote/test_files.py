@@ -11,7 +11,7 @@ import pytest
 
 from runbook_lib.errors import CommandFailed, UsageError
 from runbook_lib.model import Upload
-from runbook_lib.remote.run import run
+from runbook_lib.remote.run import run_script
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -79,10 +79,10 @@ def test_damaged_content_is_not_put_in_place(host: Host, tmp_path: Path, monkeyp
     path = tmp_path / "file"
     path.write_text("old")
 
-    def damaged(session: Any, argv: Any, timeout_s: float, *, stdin: bytes) -> Any:
-        return run(session, argv, timeout_s, stdin=stdin[:-1])
+    def damaged(*arguments: Any, stdin: bytes) -> Any:
+        return run_script(*arguments, stdin=stdin[:-1])
 
-    monkeypatch.setattr("runbook_lib.remote.files.run", damaged)
+    monkeypatch.setattr("runbook_lib.remote.files.run_script", damaged)
     with pytest.raises(CommandFailed, match="another sha256"):
         host.upload(Upload(str(path), "new"))
     assert path.read_text() == "old"

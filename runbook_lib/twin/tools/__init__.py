@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from runbook_lib.twin.tools import machine, ownership, system
 from runbook_lib.twin.tools.disks import df
+from runbook_lib.twin.tools.docker import docker
 from runbook_lib.twin.tools.hccn_tool import hccn_tool
 from runbook_lib.twin.tools.npu_smi import npu_smi
 
@@ -21,6 +22,7 @@ TOOLS: dict[str, Tool] = {
     "date": machine.date,
     "df": df,
     "dmesg": machine.dmesg,
+    "docker": docker,
     "free": machine.free,
     "getenforce": system.getenforce,
     "hccn_tool": hccn_tool,
