@@ -6,14 +6,16 @@ import json
 import os
 import signal
 import sys
-from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
 
 from runbook_lib.errors import RunbookError, UsageError
 from runbook_lib.model import Verdict, to_json
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 params_app = typer.Typer(no_args_is_help=True, help="Params files: new, validate, schema.")
@@ -65,29 +67,29 @@ def run(  # noqa: PLR0913, PLR0917 - the options of one command
     mode: Annotated[str, typer.Option(help="observe, plan or apply.")] = "plan",
     yes: Annotated[
         bool, typer.Option("--yes", help="Approve what the params' policy allows; never destructive.")
-    ] = False,  # noqa: FBT002
-    approve: Annotated[list[str], typer.Option(help="Approve the plan with this digest.")] = [],  # noqa: B006
-    stage: Stages = [],  # noqa: B006
-    override: Override = [],  # noqa: B006
-    as_json: Json = False,  # noqa: FBT002
+    ] = False,
+    approve: Annotated[list[str], typer.Option(help="Approve the plan with this digest.")] = [],
+    stage: Stages = [],
+    override: Override = [],
+    as_json: Json = False,
 ) -> None:
     """Run the stages' notebooks headless, and write a record and a report."""
-    from runbook_lib.runs.runner import RunOptions  # noqa: PLC0415 - `runbook --help` must not wait for pandas
+    from runbook_lib.runs.runner import RunOptions
 
     options = RunOptions(params, mode, _overrides(override), tuple(stage), yes, tuple(approve))
     _finish(_execute(options), as_json=as_json)
 
 
 @app.command()
-def plan(params: ParamsFile, stage: Stages = [], override: Override = [], as_json: Json = False) -> None:  # noqa: B006, FBT002
+def plan(params: ParamsFile, stage: Stages = [], override: Override = [], as_json: Json = False) -> None:
     """Show what a run would change; the same as run --mode plan."""
-    from runbook_lib.runs.runner import RunOptions  # noqa: PLC0415 - see run
+    from runbook_lib.runs.runner import RunOptions
 
     _finish(_execute(RunOptions(params, "plan", _overrides(override), tuple(stage))), as_json=as_json)
 
 
 def _execute(options: Any) -> Any:  # noqa: ANN401 - RunOptions and RunOutcome, imported late
-    from runbook_lib.runs.runner import run as execute  # noqa: PLC0415 - see run
+    from runbook_lib.runs.runner import run as execute
 
     return execute(options, say)
 
@@ -103,9 +105,9 @@ def _finish(outcome: Any, *, as_json: bool) -> NoReturn:  # noqa: ANN401 - RunOu
 
 
 def _print_outcome(outcome: Any) -> None:  # noqa: ANN401 - see _finish
-    from runbook_lib.model import Finding, Plan, from_json  # noqa: PLC0415 - see run
-    from runbook_lib.views.findings import findings_text  # noqa: PLC0415 - see run
-    from runbook_lib.views.plans import plan_text  # noqa: PLC0415 - see run
+    from runbook_lib.model import Finding, Plan, from_json
+    from runbook_lib.views.findings import findings_text
+    from runbook_lib.views.plans import plan_text
 
     for stage in outcome.stages:
         waits = f", waits for {', '.join(stage['waits_for'])}" if stage["waits_for"] else ""
@@ -128,12 +130,12 @@ def _print_outcome(outcome: Any) -> None:  # noqa: ANN401 - see _finish
 
 
 @app.command()
-def check(params: ParamsFile, stage: Stages = [], override: Override = [], as_json: Json = False) -> None:  # noqa: B006, FBT002
+def check(params: ParamsFile, stage: Stages = [], override: Override = [], as_json: Json = False) -> None:
     """Look for drift: what is on the hosts against what the params want. Changes nothing."""
-    from runbook_lib.params import load_params  # noqa: PLC0415 - see run
-    from runbook_lib.runs.check import check_cluster, is_ok  # noqa: PLC0415 - see run
-    from runbook_lib.runs.runner import failures  # noqa: PLC0415 - see run
-    from runbook_lib.views.findings import findings_text  # noqa: PLC0415 - see run
+    from runbook_lib.params import load_params
+    from runbook_lib.runs.check import check_cluster, is_ok
+    from runbook_lib.runs.runner import failures
+    from runbook_lib.views.findings import findings_text
 
     checks = check_cluster(load_params(params, _overrides(override)), stage, say)
     ok = is_ok(checks)
@@ -153,9 +155,9 @@ def check(params: ParamsFile, stage: Stages = [], override: Override = [], as_js
 
 
 @app.command()
-def status(params: ParamsFile, as_json: Json = False) -> None:  # noqa: FBT002
+def status(params: ParamsFile, as_json: Json = False) -> None:
     """Say where the cluster's newest run stands, from its record."""
-    from runbook_lib.runs.overview import open_overview  # noqa: PLC0415 - see run
+    from runbook_lib.runs.overview import open_overview
 
     view = open_overview(params)
     if view.folder is None:
@@ -180,12 +182,12 @@ def status(params: ParamsFile, as_json: Json = False) -> None:  # noqa: FBT002
 
 @app.command()
 def demo(
-    keep: Annotated[bool, typer.Option("--keep", help="Leave the twin up afterwards.")] = False,  # noqa: FBT002
-    as_json: Json = False,  # noqa: FBT002
+    keep: Annotated[bool, typer.Option("--keep", help="Leave the twin up afterwards.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Take an emulated two-server cluster from bare to benchmarked, on a fresh twin of its own."""
-    from runbook_lib.runs.runner import RunOptions  # noqa: PLC0415 - see run
-    from runbook_lib.twin import lifecycle  # noqa: PLC0415 - see run
+    from runbook_lib.runs.runner import RunOptions
+    from runbook_lib.twin import lifecycle
 
     params, folder = _twin_of(DEMO_PARAMS)
     say("starting two emulated servers, bare and joined back to back")
@@ -202,7 +204,7 @@ def demo(
 @app.command()
 def lab(notebook: Annotated[str, typer.Argument(help="Notebook to open.")] = "notebooks/00_overview.ipynb") -> None:
     """Open JupyterLab on the notebooks."""
-    from runbook_lib.params import project_root  # noqa: PLC0415 - see run
+    from runbook_lib.params import project_root
 
     root = project_root()
     os.chdir(root)
@@ -213,12 +215,12 @@ def lab(notebook: Annotated[str, typer.Argument(help="Notebook to open.")] = "no
 @app.command()
 def trust(
     params: ParamsFile,
-    yes: Annotated[bool, typer.Option("--yes", help="Pin without asking; compare the fingerprints yourself.")] = False,  # noqa: FBT002
+    yes: Annotated[bool, typer.Option("--yes", help="Pin without asking; compare the fingerprints yourself.")] = False,
 ) -> None:
     """Show the host keys of a cluster, and pin them after you compared the fingerprints."""
-    from runbook_lib.params import load_params, project_root  # noqa: PLC0415 - see run
-    from runbook_lib.remote import fetch_host_key, pin  # noqa: PLC0415 - see run
-    from runbook_lib.runs.cluster import known_hosts_file, targets  # noqa: PLC0415 - see run
+    from runbook_lib.params import load_params, project_root
+    from runbook_lib.remote import fetch_host_key, pin
+    from runbook_lib.runs.cluster import known_hosts_file, targets
 
     read, root = load_params(params), project_root()
     known = known_hosts_file(read, root)
@@ -234,7 +236,8 @@ def trust(
 @app.command()
 def explain(code: Annotated[str, typer.Argument(help="A finding code, like NET-GATEWAY-MISSING.")]) -> None:
     """Say what a finding means: cause, remedy, source; in English and Chinese."""
-    from runbook_lib.ascend.catalogue import codes, explain as look_up  # noqa: PLC0415, I001 - see run
+    from runbook_lib.ascend.catalogue import codes
+    from runbook_lib.ascend.catalogue import explain as look_up
 
     if code not in codes():
         raise UsageError(f"no finding {code!r}", next_command="runbook explain NET-GATEWAY-MISSING")
@@ -247,9 +250,9 @@ def explain(code: Annotated[str, typer.Argument(help="A finding code, like NET-G
 
 
 @params_app.command("validate")
-def params_validate(params: ParamsFile, override: Override = [], as_json: Json = False) -> None:  # noqa: B006, FBT002
+def params_validate(params: ParamsFile, override: Override = [], as_json: Json = False) -> None:
     """Read a params file and say every mistake with file:line."""
-    from runbook_lib.params import load_params  # noqa: PLC0415 - see run
+    from runbook_lib.params import load_params
 
     read = load_params(params, _overrides(override))
     summary = (
@@ -264,7 +267,7 @@ def params_validate(params: ParamsFile, override: Override = [], as_json: Json =
 @params_app.command("schema")
 def params_schema_command() -> None:
     """Print the JSON schema of a params file."""
-    from runbook_lib.params import params_schema  # noqa: PLC0415 - see run
+    from runbook_lib.params import params_schema
 
     sys.stdout.write(json.dumps(params_schema(), indent=1, sort_keys=True) + "\n")
 
@@ -275,7 +278,7 @@ def params_new(
     like: Annotated[str, typer.Option(help="The example to begin with.")] = "example-2x8-direct",
 ) -> None:
     """Begin a params file from an example."""
-    from runbook_lib.params import load_params, project_root  # noqa: PLC0415 - see run
+    from runbook_lib.params import load_params, project_root
 
     folder = project_root() / "params"
     source, target = folder / f"{like}.yaml", folder / f"{name}.yaml"
@@ -298,7 +301,7 @@ def params_new(
 
 
 def _twin_of(params: str) -> tuple[Any, Path]:
-    from runbook_lib.params import load_params, project_root  # noqa: PLC0415 - see run
+    from runbook_lib.params import load_params, project_root
 
     read = load_params(params)
     if read.twin is None:
@@ -322,11 +325,11 @@ def _twin_status(found: Any, *, as_json: bool) -> None:  # noqa: ANN401 - TwinSt
 @twin_app.command("up")
 def twin_up(
     params: ParamsFile,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Start with bare servers.")] = False,  # noqa: FBT002
-    as_json: Json = False,  # noqa: FBT002
+    fresh: Annotated[bool, typer.Option("--fresh", help="Start with bare servers.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Power the twin on; does nothing when it is on."""
-    from runbook_lib.twin import lifecycle  # noqa: PLC0415 - see run
+    from runbook_lib.twin import lifecycle
 
     _twin_status(lifecycle.up(*_twin_of(params), fresh=fresh), as_json=as_json)
 
@@ -334,16 +337,16 @@ def twin_up(
 @twin_app.command("down")
 def twin_down(params: ParamsFile) -> None:
     """Power the twin off; its files stay."""
-    from runbook_lib.twin import lifecycle  # noqa: PLC0415 - see run
+    from runbook_lib.twin import lifecycle
 
     lifecycle.down(*_twin_of(params))
     print("down")
 
 
 @twin_app.command("status")
-def twin_status(params: ParamsFile, as_json: Json = False) -> None:  # noqa: FBT002
+def twin_status(params: ParamsFile, as_json: Json = False) -> None:
     """Say what the twin is doing."""
-    from runbook_lib.twin import lifecycle  # noqa: PLC0415 - see run
+    from runbook_lib.twin import lifecycle
 
     found = lifecycle.status(*_twin_of(params))
     _twin_status(found, as_json=as_json)
@@ -351,9 +354,9 @@ def twin_status(params: ParamsFile, as_json: Json = False) -> None:  # noqa: FBT
 
 
 @twin_app.command("faults")
-def twin_faults(as_json: Json = False) -> None:  # noqa: FBT002
+def twin_faults(as_json: Json = False) -> None:
     """List the faults that can be injected."""
-    from runbook_lib.twin import lifecycle  # noqa: PLC0415 - see run
+    from runbook_lib.twin import lifecycle
 
     known = lifecycle.faults()
     if as_json:
@@ -373,27 +376,27 @@ def twin_inject(
     fault: Annotated[str, typer.Argument(help="A name of `runbook twin faults`.")],
     host: HostName,
     card: CardId = None,
-    as_json: Json = False,  # noqa: FBT002
+    as_json: Json = False,
 ) -> None:
     """Break something on the twin."""
-    from runbook_lib.twin import lifecycle  # noqa: PLC0415 - see run
+    from runbook_lib.twin import lifecycle
 
     read, folder = _twin_of(params)
     _twin_status(lifecycle.inject(read, folder, fault, host, card), as_json=as_json)
 
 
 @twin_app.command("clear")
-def twin_clear(params: ParamsFile, as_json: Json = False) -> None:  # noqa: FBT002
+def twin_clear(params: ParamsFile, as_json: Json = False) -> None:
     """Mend all that was injected."""
-    from runbook_lib.twin import lifecycle  # noqa: PLC0415 - see run
+    from runbook_lib.twin import lifecycle
 
     _twin_status(lifecycle.clear(*_twin_of(params)), as_json=as_json)
 
 
 @twin_app.command("reboot")
-def twin_reboot(params: ParamsFile, host: HostName, as_json: Json = False) -> None:  # noqa: FBT002
+def twin_reboot(params: ParamsFile, host: HostName, as_json: Json = False) -> None:
     """Reboot a host: its processes die, its files stay."""
-    from runbook_lib.twin import lifecycle  # noqa: PLC0415 - see run
+    from runbook_lib.twin import lifecycle
 
     read, folder = _twin_of(params)
     _twin_status(lifecycle.reboot(read, folder, host), as_json=as_json)

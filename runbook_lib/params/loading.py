@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
-from ruamel.yaml.error import MarkedYAMLError
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from runbook_lib.errors import ParamsError, UsageError
 from runbook_lib.params.models import Params
@@ -96,6 +96,8 @@ def _read(file: Path, depth: int) -> tuple[dict[str, Any], dict[str, str]]:
     except MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise ParamsError([f"{file}:{line}: not YAML: {error.problem}"]) from None
+    except YAMLError as error:  # a character that YAML does not allow, for example
+        raise ParamsError([f"{file}:1: not YAML: {' '.join(str(error).split())}"]) from None
     if not isinstance(tree, CommentedMap):
         raise ParamsError([f"{file}:1: a params file is a mapping of cluster, model, container, ...; this one is not"])
     lines: dict[str, str] = {}
@@ -107,7 +109,8 @@ def _read(file: Path, depth: int) -> tuple[dict[str, Any], dict[str, str]]:
     if not isinstance(parent, str):
         raise ParamsError([f"{lines['extends']}: extends: right would be the path of one params file"])
     base, base_lines = _read(file.parent / parent, depth + 1)
-    return _merge(base, data), base_lines | lines
+    kept = {dotted: place for dotted, place in base_lines.items() if not _replaced(dotted, data)}
+    return _merge(base, data), kept | lines
 
 
 def _note_lines(node: object, file: Path, prefix: str, lines: dict[str, str]) -> None:
@@ -140,6 +143,18 @@ def _merge(base: dict[str, Any], top: dict[str, Any]) -> dict[str, Any]:
         below = merged.get(key)
         merged[key] = _merge(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
     return merged
+
+
+def _replaced(dotted: str, top: Mapping[str, Any]) -> bool:
+    """Whether a key of the file below lies in a value that the file on top replaces as a whole."""
+    node: Any = top
+    for part in dotted.split("."):
+        if not isinstance(node, dict):
+            return True
+        if part not in node:
+            return False
+        node = node[part]
+    return False
 
 
 def _set(data: dict[str, Any], dotted: str, value: object) -> None:

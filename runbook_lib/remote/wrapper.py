@@ -32,16 +32,17 @@ ENVIRONMENT = f'LC_ALL=C; PATH="$PATH:{EXTRA_PATH}"; export LC_ALL PATH'
 # Stdin goes through an unlinked file: a command never starts on half of its input.
 _WRAPPER = (
     r"""
-mark=$1 limit=$2 size=$3; shift 3
+mark=$1 limit=$2 grace=$3 size=$4; shift 4
 printf "%s\n" "$mark"; printf "%s\n" "$mark" >&2
 """
     + ENVIRONMENT
     + r"""
-exec 3<&0 </dev/null
+finish() { printf "%s=end=%s\n" "$mark" "$1"; printf "%s=end=%s\n" "$mark" "$1" >&5; exit "$1"; }
+exec 3<&0 </dev/null 5>&2
 if [ "$size" -gt 0 ]; then
-  f=$(mktemp /dev/shm/.runbook.XXXXXXXX 2>/dev/null) || f=$(mktemp) || exit 125
+  f=$(mktemp /dev/shm/.runbook.XXXXXXXX 2>/dev/null) || f=$(mktemp) || finish 125
   if head -c "$size" <&3 >"$f" && [ "$(wc -c <"$f")" -eq "$size" ]; then exec 4<"$f"; rm -f "$f"
-  else rm -f "$f"; echo "runbook: the input did not arrive whole" >&2; exit 125; fi
+  else rm -f "$f"; echo "runbook: the input did not arrive whole" >&2; finish 125; fi
 else exec 4</dev/null; fi
 reap() {
   for f in /proc/[0-9]*/stat; do
@@ -50,18 +51,15 @@ reap() {
     [ "$5" = "$p" ] && kill "-$1" "${n%/stat}"
   done
 }
-setsid timeout -k """
-    + str(KILL_AFTER_S)
-    + r""" "$limit" "$@" <&4 3<&- 4<&- &
+setsid timeout -k "$grace" "$limit" "$@" <&4 3<&- 4<&- 5>&- &
 p=$!
-( trap "" TERM HUP; read -r x <&3; trap "" USR1; reap TERM; sleep 1; reap KILL ) >/dev/null 2>&1 4<&- &
+( trap "" TERM HUP; read -r x <&3; trap "" USR1; reap TERM; sleep 1; reap KILL ) >/dev/null 2>&1 4<&- 5>&- &
 w=$!
 { wait "$p"; } 2>/dev/null; rc=$?
-exec 5>&2 2>/dev/null
+exec 2>/dev/null
 kill -USR1 "$w"
 case $rc in 124|137|143) reap KILL;; esac
-printf "%s=end=%s\n" "$mark" "$rc"; printf "%s=end=%s\n" "$mark" "$rc" >&5
-exit "$rc"
+finish "$rc"
 """
 )
 
@@ -74,7 +72,8 @@ def wrap(target: Target, argv: Sequence[str], *, mark: str, timeout_s: float, st
     if not argv:
         raise ValueError("a command needs at least one word")
     become = ["sudo", "-n", "--"] if target.become == "sudo" else []
-    words = [*become, "sh", "-c", _WRAPPER, "runbook", mark, f"{max(timeout_s, 0.001):.3f}", str(stdin_size), *argv]
+    settings = [mark, f"{max(timeout_s, 0.001):.3f}", str(KILL_AFTER_S), str(stdin_size)]
+    words = [*become, "sh", "-c", _WRAPPER, "runbook", *settings, *argv]
     command = "exec " + shlex.join(words)
     if "\0" in command:
         raise ValueError("a command cannot hold a NUL character")

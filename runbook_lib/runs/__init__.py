@@ -1,0 +1,1 @@
+"""Runs: sessions of stages, the papermill engine, the runner, events, redaction, manifest, report."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
@@ -10,6 +9,7 @@ from runbook_lib.errors import RunbookError, StageFailed
 from runbook_lib.remote import fan_out
 
 if TYPE_CHECKING:
+    import threading
     from collections.abc import Callable
 
     from runbook_lib.model import Change, Plan

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -199,5 +200,5 @@ def _judge(change: Change, capture: Capture, target: Target) -> None:
     what = "it did not end in time" if capture.timed_out else f"exit code {capture.exit_code}"
     raise StageFailed(
         f"{change.subject}: {change.summary}: expected exit code 0, {what}\n  the host said: {said or 'nothing'}",
-        next_command=f"{target.ssh_command} {' '.join(change.action.argv)}",
+        next_command=f"{target.ssh_command} {shlex.quote(shlex.join(change.action.argv))}",
     )

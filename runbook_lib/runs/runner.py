@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from runbook_lib.params import Params
     from runbook_lib.runs.folder import RunFolder
+    from runbook_lib.runs.notebook import NotebookResult
     from runbook_lib.stages import Stage
 
     Say = Callable[[str], None]
@@ -133,7 +134,7 @@ def run(options: RunOptions, say: Say) -> RunOutcome:
     say(f"run {folder.run_id}, mode {options.mode}: {folder.path.relative_to(root)}")
     try:
         with _followed(folder, say):
-            _run_stages(outcome, options, params, chosen, root, say)
+            _run_stages(outcome, _Work(options, params, folder, root), chosen, say)
     except KeyboardInterrupt:
         outcome.stopped_by = "SIGINT"
     if outcome.stopped_by:
@@ -177,13 +178,36 @@ def params_text(params: Params) -> str:
     return stream.getvalue()
 
 
-def _run_stages(
-    outcome: RunOutcome, options: RunOptions, params: Params, chosen: Sequence[Stage[Any]], root: Path, say: Say
-) -> None:
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """What every notebook of a run needs."""
+
+    options: RunOptions
+    params: Params
+    folder: RunFolder
+    root: Path
+
+    def notebook(self, name: str, record_as: str) -> NotebookResult:
+        return execute_notebook(
+            self.root / "notebooks" / f"{name}.ipynb",
+            self.folder.notebook(record_as),
+            {
+                "params": self.options.params,
+                "overrides": self.options.overrides,
+                "run_dir": str(self.folder.path.relative_to(self.root)),
+                "mode": self.options.mode,
+            },
+            deadline_s=self.options.deadline_s,
+            redactor=redactor_for(self.params),
+            cwd=self.root,
+        )
+
+
+def _run_stages(outcome: RunOutcome, work: _Work, chosen: Sequence[Stage[Any]], say: Say) -> None:
     for number, stage in enumerate(chosen, start=1):
         say(f"[{number}/{len(chosen)}] {stage.title}")
         began = time.monotonic()
-        result = _run_notebook(outcome, options, params, stage.notebook, stage.name, root)
+        result = work.notebook(stage.notebook, stage.name)
         recorded = read_result(outcome.folder, stage.name)
         outcome.stages.append(_judged(stage, recorded, result.status, result.error))
         verdict = outcome.stages[-1]["verdict"]
@@ -191,28 +215,10 @@ def _run_stages(
         if result.status == "interrupted":
             outcome.stopped_by = outcome.stopped_by or "SIGTERM"
             return
-        if options.mode == "apply" and (verdict in _PROBLEMS or outcome.stages[-1]["error"]):
+        if work.options.mode == "apply" and (verdict in _PROBLEMS or outcome.stages[-1]["error"]):
             return
-    if not options.only:
-        _run_notebook(outcome, options, params, OVERVIEW, "overview", root)
-
-
-def _run_notebook(
-    outcome: RunOutcome, options: RunOptions, params: Params, notebook: str, name: str, root: Path
-) -> Any:  # noqa: ANN401, PLR0913, PLR0917 - a NotebookResult; what a notebook needs
-    return execute_notebook(
-        root / "notebooks" / f"{notebook}.ipynb",
-        outcome.folder.notebook(name),
-        {
-            "params": options.params,
-            "overrides": options.overrides,
-            "run_dir": str(outcome.folder.path),
-            "mode": options.mode,
-        },
-        deadline_s=options.deadline_s,
-        redactor=redactor_for(params),
-        cwd=root,
-    )
+    if not work.options.only:
+        work.notebook(OVERVIEW, "overview")
 
 
 def _judged(stage: Stage[Any], recorded: dict[str, Any] | None, status: str, error: str) -> dict[str, Any]:

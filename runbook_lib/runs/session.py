@@ -126,7 +126,8 @@ class StageSession:
         kind = "rehearsal on the twin" if params.twin else "real hosts"
         rows = {
             "cluster": f"{params.cluster.name} ({kind})",
-            "topology": f"{params.cluster.topology.value}, {len(params.cluster.hosts)} hosts, {params.world_size} cards",
+            "size": f"{len(params.cluster.hosts)} hosts, {params.world_size} cards",
+            "topology": params.cluster.topology.value,
             "hosts": ", ".join(f"{host.name} {host.address}" for host in params.cluster.hosts),
             "mode": self.mode,
             "run": self.folder.run_id,

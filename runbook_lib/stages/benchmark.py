@@ -36,7 +36,8 @@ def probe(params: Params, host: Host, paths: HostPaths) -> ProbeScript:  # noqa:
 def facts(params: Params, probes: Probes) -> BenchmarkFacts:
     """Read the master's answer; the points are added by the session after measuring."""
     try:
-        said = json.loads(probes[params.master.name].get("ready").stdout)
+        ready = probes[params.master.name].get("ready")
+        said = json.loads(ready.stdout) if ready.ok else None
     except (KeyError, ValueError):
         return BenchmarkFacts(None)
     return BenchmarkFacts(said.get("status") if isinstance(said, dict) else None)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from runbook_lib.ascend.docker import Container, ContainerRow, ImageRow
     from runbook_lib.ascend.reading import Reading
+    from runbook_lib.model import Capture
     from runbook_lib.params import Host, HostPaths, Params
     from runbook_lib.stages.base import HostProbe, Probes
 
@@ -27,13 +28,13 @@ _NPU_SMI = ("/usr/local/sbin/npu-smi", "/usr/local/bin/npu-smi")  # the place di
 
 @dataclass(frozen=True, slots=True)
 class HostFacts:
-    """Images, containers and what the container needs, of one host."""
+    """Images, containers and what the container needs, of one host. None: could not be read."""
 
     images: Reading[tuple[ImageRow, ...]]
     containers: Reading[tuple[ContainerRow, ...]]
     container: Reading[Container]
-    devices: frozenset[str]
-    existing: frozenset[str]
+    devices: frozenset[str] | None
+    existing: frozenset[str] | None
     tar_present: bool
     work_present: bool
     weights_present: bool
@@ -71,17 +72,29 @@ def _optional_mounts(paths: HostPaths) -> tuple[str, ...]:
     )
 
 
+def _devices(host: Host, paths: HostPaths) -> tuple[str, ...]:
+    cards = (f"{paths.root}/dev/davinci{card.id}" for card in host.cards)
+    return (*cards, *(paths.root + place for place in _MANAGERS))
+
+
+def _existing(capture: Capture, asked: tuple[str, ...]) -> frozenset[str] | None:
+    """Return which of the asked places `ls -d` found; None when it did not say of each whether it is there."""
+    there = frozenset(capture.stdout.splitlines())
+    absent = capture.stderr.count("No such file")
+    ended = capture.exit_code == 0 if not absent else capture.exit_code in {1, 2}
+    whole = ended and there <= set(asked) and len(there) + absent == len(asked)
+    return there if whole else None
+
+
 def probe(params: Params, host: Host, paths: HostPaths) -> ProbeScript:
     """Read images, containers, and which devices and mounts exist."""
-    devices = [f"{paths.root}/dev/davinci{card.id}" for card in host.cards]
-    devices += [paths.root + place for place in _MANAGERS]
     return ProbeScript(
         (
             Section("images", ("docker", "images", "--no-trunc", "--format", "{{json .}}")),
             Section("containers", ("docker", "ps", "-a", "--no-trunc", "--format", "{{json .}}")),
             Section("container", ("docker", "inspect", params.container.name)),
             # ls names what exists on stdout and what does not on stderr
-            Section("devices", ("ls", "-d", *devices)),
+            Section("devices", ("ls", "-d", *_devices(host, paths))),
             Section("mounts", ("ls", "-d", *_optional_mounts(paths))),
             Section("tar", ("ls", "-d", paths.image_tar or "/nonexistent")),
             Section("work", ("ls", "-d", paths.work)),
@@ -90,29 +103,31 @@ def probe(params: Params, host: Host, paths: HostPaths) -> ProbeScript:
     )
 
 
-def facts(params: Params, probes: Probes) -> ContainerFacts:  # noqa: ARG001 - the same form for every stage
+def facts(params: Params, probes: Probes) -> ContainerFacts:
     """Parse what every host said."""
     return ContainerFacts(
-        {name: _host_facts(seen) for name, seen in probes.items() if not seen.error},
+        {name: _host_facts(params.host(name), seen) for name, seen in probes.items() if not seen.error},
         {name: seen.paths for name, seen in probes.items()},
     )
 
 
-def _host_facts(seen: HostProbe) -> HostFacts:
+def _host_facts(host: Host, seen: HostProbe) -> HostFacts:
     return HostFacts(
         images=docker.parse_images(seen.get("images")),
         containers=docker.parse_ps(seen.get("containers")),
         container=docker.parse_inspect(seen.get("container")),
-        devices=frozenset(seen.get("devices").stdout.split()),
-        existing=frozenset(seen.get("mounts").stdout.split()),
+        devices=_existing(seen.get("devices"), _devices(host, seen.paths)),
+        existing=_existing(seen.get("mounts"), _optional_mounts(seen.paths)),
         tar_present=seen.get("tar").ok,
         work_present=seen.get("work").ok,
         weights_present=seen.get("weights").ok,
     )
 
 
-def wanted(params: Params, host: Host, paths: HostPaths, seen: HostFacts) -> Wanted:
-    """Return the container for one host: only devices and mounts that exist there."""
+def wanted(params: Params, host: Host, paths: HostPaths, seen: HostFacts) -> Wanted | None:
+    """Return the container for one host: only devices and mounts that exist there; None when that is not known."""
+    if seen.devices is None or seen.existing is None:
+        return None
     container = params.container
     size, unit = int(container.shm_size[:-1]), container.shm_size[-1]
     devices = tuple(
@@ -201,27 +216,36 @@ def _check_host(findings: Findings, params: Params, host: Host, paths: HostPaths
         findings.add("CON-MISSING", subject, verdict, seen=said, expected=f"{name}, running")
         return
     findings.add("CON-MISSING", subject, Verdict.OK, seen=name, expected=name)
-    findings.judge(
-        "CON-STOPPED", subject, ok=has.state == "running", seen=has.state or "unreadable", expected="running"
-    )
-    differ = differences(wanted(params, host, paths, seen), has, params.cluster.name)
-    findings.judge(
-        "CON-DIFFERS",
-        subject,
-        ok=not differ,
-        seen="; ".join(differ) or "as params want it",
-        expected="as params want it",
-    )
-    foreign = has.env.get(MARKER) is None
-    if foreign:
+    verdict = Verdict.UNKNOWN if has.state is None else Verdict.OK if has.state == "running" else Verdict.FAIL
+    findings.add("CON-STOPPED", subject, verdict, seen=has.state or "unreadable", expected="running")
+    _check_differences(findings, params, host, wanted(params, host, paths, seen), has)
+    if _foreign(params, has):
         findings.add(
             "CON-FOREIGN",
             subject,
             Verdict.FAIL,
-            seen=f"{name} was not made by this runbook",
+            seen=f"{name} was made for cluster {has.env[MARKER]}" if MARKER in has.env else f"{name} is not ours",
             expected="a container of ours, or none of that name",
-            next_command=f"docker inspect {name}   # on {host.name}; remove it yourself, or set container.name in params",
+            next_command=f"docker inspect {name}   # on {host.name}; remove it, or set container.name in params",
         )
+
+
+def _check_differences(findings: Findings, params: Params, host: Host, want: Wanted | None, has: Container) -> None:
+    differ = differences(want, has, params.cluster.name) if want is not None else []
+    verdict = Verdict.UNKNOWN if want is None else Verdict.FAIL if differ else Verdict.OK
+    said = "devices or mounts of the host could not be read" if want is None else "; ".join(differ)
+    findings.add(
+        "CON-DIFFERS",
+        Subject(host.name),
+        verdict,
+        seen=said or "as params want it",
+        expected="as params want it",
+    )
+
+
+def _foreign(params: Params, has: Container) -> bool:
+    """Whether a container is not this cluster's own: made by hand, or for another cluster."""
+    return has.env.get(MARKER) != params.cluster.name
 
 
 def plan(facts: ContainerFacts, params: Params) -> list[Change]:
@@ -252,7 +276,7 @@ def _host_changes(params: Params, host: Host, paths: HostPaths, seen: HostFacts)
             )
         )
     want = wanted(params, host, paths, seen)
-    if has is not None and has.env.get(MARKER) is None:
+    if want is None or (has is not None and _foreign(params, has)):
         return changes
     if has is not None and differences(want, has, params.cluster.name):
         changes.append(
@@ -268,7 +292,7 @@ def _host_changes(params: Params, host: Host, paths: HostPaths, seen: HostFacts)
             )
         )
         has = None
-    elif has is not None and has.state != "running":
+    elif has is not None and has.state not in {"running", None}:
         changes.append(
             Change(
                 subject=subject,
@@ -303,7 +327,7 @@ def _host_changes(params: Params, host: Host, paths: HostPaths, seen: HostFacts)
                 undo=Command(("docker", "rm", "-f", name), timeout_s=120.0),
                 risk=Risk.DISRUPTIVE,
                 phase=2,
-                fixes=("CON-MISSING",),
+                fixes=("CON-MISSING", "CON-DIFFERS", "CON-STOPPED"),
             ),
         ]
     return changes

@@ -22,10 +22,14 @@ _LINES = 2000
 
 @dataclass(frozen=True, slots=True)
 class HostLogs:
-    """The logs of the present start on one host, by file, and whether its daemon lives."""
+    """The logs of the present start on one host, by file, and whether its daemon lives.
+
+    whole: the reading came to its end; what was cut off may hold an error.
+    """
 
     texts: Mapping[str, str]
     alive: str
+    whole: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +50,9 @@ def facts(params: Params, probes: Probes) -> DiagnoseFacts:  # noqa: ARG001 - th
     """Split the logs by file."""
     return DiagnoseFacts(
         {
-            name: HostLogs(logs.by_file(seen.get("logs")), seen.get("alive").stdout.strip())
+            name: HostLogs(
+                logs.by_file(seen.get("logs")), seen.get("alive").stdout.strip(), logs.whole(seen.get("logs"))
+            )
             for name, seen in probes.items()
             if not seen.error
         }
@@ -63,10 +69,10 @@ def check(facts: DiagnoseFacts, params: Params) -> list[Finding]:
         findings.add(
             "DIA-LOGS",
             subject,
-            Verdict.OK if count else Verdict.WARN,
+            Verdict.UNKNOWN if not seen.whole else Verdict.OK if count else Verdict.WARN,
             seen=f"{count} log files, {sum(map(len, seen.texts.values()))} characters",
             expected="logs of the service and of CANN",
-            next_command="nothing to read before the service was started once",
+            next_command="nothing to read before the service was started once" if seen.whole else None,
         )
         error = logs.first_error(dict(seen.texts))
         if error:
@@ -79,6 +85,14 @@ def check(facts: DiagnoseFacts, params: Params) -> list[Finding]:
                 seen=f"{error}{' | ' if causes else ''}{causes}",
                 expected="no error in the logs of this start",
                 next_command=f"read the collected logs of {host}, the earliest error of all hosts first",
+            )
+        elif not seen.whole:
+            findings.add(
+                "DIA-ERROR",
+                subject,
+                Verdict.UNKNOWN,
+                seen="the logs could not be read to their end",
+                expected="no error in the logs of this start",
             )
         elif count:
             findings.add(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from runbook_lib.ascend import hccn
 from runbook_lib.ascend.hccn import NetHealth
-from runbook_lib.model import Change, Command, Finding, ProbeScript, Section, Subject, Verdict
+from runbook_lib.model import Change, Command, Finding, ProbeScript, Risk, Section, Subject, Verdict
 from runbook_lib.params import Topology
 from runbook_lib.stages.base import Findings, apply_command
 from runbook_lib.stages.network import words
@@ -174,6 +174,7 @@ def _card_changes(tool: str, params: Params, host: Host, card: Card, seen: CardG
                 action=Command((*on_card, "-gateway", "-s", "gateway", gateway)),
                 undo=undo,
                 irreversible="" if undo else "hccn_tool cannot take away the gateway of a card",
+                risk=Risk.REVERSIBLE if undo else Risk.DISRUPTIVE,
                 fixes=("NET-GATEWAY-MISSING", "NET-GATEWAY-WRONG", "NET-HEALTH"),
             )
         )

@@ -36,6 +36,13 @@ def by_file(capture: Capture) -> dict[str, str]:
     return {name: "\n".join(text) for name, text in texts.items()}
 
 
+def whole(capture: Capture) -> bool:
+    """Whether the logs were read to their end; `find` ends with 1 when a log folder is not there yet."""
+    text = capture.stdout.strip()
+    fine = capture.ok or (capture.exit_code == 1 and "No such file" in capture.stderr)
+    return fine and (not text or text.startswith(_HEADER[0]))
+
+
 def first_error(texts: dict[str, str]) -> str:
     """Return the earliest error with its file, "" when there is none."""
     error = logs.first_error(texts)

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 from runbook_lib.ascend import hccn, hccn_detail
-from runbook_lib.model import Change, Command, Finding, ProbeScript, Section, Subject, Verdict
+from runbook_lib.ascend.reading import Reading
+from runbook_lib.model import Change, Command, Finding, ProbeScript, Risk, Section, Subject, Verdict
 from runbook_lib.params import Topology
 from runbook_lib.stages.base import Findings, apply_command
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
     from runbook_lib.ascend.hccn import IpConfig, PingResult
     from runbook_lib.ascend.hccn_detail import Lldp, Optical
-    from runbook_lib.ascend.reading import Reading
+    from runbook_lib.model import Capture
     from runbook_lib.params import Card, Host, HostPaths, Params
     from runbook_lib.stages.base import Probes
 
@@ -88,7 +89,6 @@ def facts(params: Params, probes: Probes) -> NetworkFacts:
         cards[name] = {}
         for card in params.host(name).cards:
             number = card.id
-            ping = f"ping.{number}"
             cards[name][number] = CardNetwork(
                 link=hccn.parse_link(seen.get(f"link.{number}")),
                 lldp=hccn_detail.parse_lldp(seen.get(f"lldp.{number}")),
@@ -98,9 +98,16 @@ def facts(params: Params, probes: Probes) -> NetworkFacts:
                 ip=hccn.parse_ip(seen.get(f"ip.{number}")),
                 tls=hccn.parse_tls(seen.get(f"tls.{number}")),
                 optical=hccn_detail.parse_optical(seen.get(f"optical.{number}")),
-                ping=hccn.parse_ping(seen.get(ping)) if ping in seen.captures else None,
+                ping=_ping(seen.get(f"ping.{number}")) if len(params.cluster.hosts) > 1 else None,
             )
     return NetworkFacts(cards, {name: seen.paths.hccn_tool for name, seen in probes.items()})
+
+
+def _ping(capture: Capture) -> Reading[PingResult]:
+    """Read a ping; "all answered" with an exit code that says otherwise is not believed."""
+    result = hccn.parse_ping(capture)
+    lossless = result.value is not None and result.value.received == result.value.sent
+    return Reading(None, "unreadable", result.message, "text") if lossless and not capture.ok else result
 
 
 def words(reading: Reading[object]) -> str:
@@ -246,7 +253,7 @@ def plan(facts: NetworkFacts, params: Params) -> list[Change]:
 
 
 def _card_changes(tool: str, params: Params, host: Host, card: Card, seen: CardNetwork) -> list[Change]:
-    def change(what: str, before: str, after: str, setter: Callable[[str], tuple[str, ...]], fixes: str) -> Change:
+    def change(what: str, before: str, after: str, setter: Callable[[str], tuple[str, ...]], *fixes: str) -> Change:
         def command(value: str) -> Command:
             return Command((tool, "-i", str(card.id), *setter(value)))
 
@@ -258,7 +265,8 @@ def _card_changes(tool: str, params: Params, host: Host, card: Card, seen: CardN
             action=command(after),
             undo=command(before) if before else None,
             irreversible="" if before else f"hccn_tool cannot take away the {what} of a card",
-            fixes=(fixes,),
+            risk=Risk.REVERSIBLE if before else Risk.DISRUPTIVE,
+            fixes=fixes,
         )
 
     changes: list[Change] = []
@@ -272,7 +280,8 @@ def _card_changes(tool: str, params: Params, host: Host, card: Card, seen: CardN
     wanted = f"{card.ip}/{card.netmask}"
     live = f"{seen.ip.value.address}/{seen.ip.value.netmask}" if seen.ip.value is not None else ""
     if seen.ip.state in ("set", "unset") and live != wanted:
-        changes.append(change("IP", live, wanted, _set_ip, "NET-IP"))
+        reach = ("NET-PING",) if len(params.cluster.hosts) > 1 else ()
+        changes.append(change("IP", live, wanted, _set_ip, "NET-IP", *reach))
     return changes
 
 

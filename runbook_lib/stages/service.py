@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +42,7 @@ _SCRIPT_MODE = 0o750
 _DATA_MODE = 0o640  # the service refuses config.json and rank table that others can read
 _ANSWER_TIMEOUT_S = 60.0
 _START_DEADLINE_S = 30.0
+_OCTAL = re.compile(r"[0-7]{3,4}")
 _QUESTION = "Which planet is the third from the sun? Answer in one word."
 
 
@@ -134,21 +136,23 @@ def facts(params: Params, probes: Probes) -> ServiceFacts:
 
 def _host_facts(host: Host, seen: HostProbe) -> HostFacts:
     modes = {}
-    for line in seen.get("modes").stdout.splitlines():
+    stat = seen.get("modes")  # ends with 1 while a file is missing, and still says the others
+    for line in stat.stdout.splitlines() if stat.exit_code is not None else ():
         mode, _, name = line.partition(" ")
-        modes[name] = int(mode, 8)
+        if _OCTAL.fullmatch(mode):
+            modes[name] = int(mode, 8)
     files = {
         name: (seen.get(f"file.{name}").stdout, modes[name])
         for name in _file_names(seen.paths)
         if seen.get(f"file.{name}").ok and name in modes
     }
-    started = [line.split() for line in seen.get("started").stdout.splitlines()]
+    started = [line.split() for line in _text(seen.get("started")).splitlines()]
     return HostFacts(
         container=docker.parse_inspect(seen.get("container")),
-        default_config=mindie_config.parse(seen.get("default").stdout),
+        default_config=mindie_config.parse(_text(seen.get("default"))),
         files=files,
         started_with={words[1]: words[0] for words in started if len(words) == 2},  # noqa: PLR2004 - sum and name
-        alive=seen.get("alive").stdout.strip(),
+        alive=_text(seen.get("alive")).strip(),
         ips={card.id: hccn.parse_ip(seen.get(f"ip.{card.id}")) for card in host.cards},
         health={card.id: hccn.parse_net_health(seen.get(f"net_health.{card.id}")) for card in host.cards},
         logs=logs.by_file(seen.get("logs")),
@@ -158,9 +162,13 @@ def _host_facts(host: Host, seen: HostProbe) -> HostFacts:
     )
 
 
+def _text(capture: Capture) -> str:
+    return capture.stdout if capture.ok else ""
+
+
 def _answer(capture: Capture) -> dict[str, Any]:
     try:
-        value = json.loads(capture.stdout)
+        value = json.loads(capture.stdout) if capture.ok else {}
     except ValueError:
         return {}
     return value if isinstance(value, dict) else {}
@@ -170,7 +178,9 @@ def _listening(capture: Capture) -> tuple[str, ...] | None:
     if not capture.ok:
         return None
     rows = [line.split() for line in capture.stdout.splitlines()]
-    return tuple(words[3] for words in rows if len(words) > 3)  # noqa: PLR2004 - the local address is the fourth word
+    local = tuple(words[3] if len(words) > 3 else "" for words in rows)  # noqa: PLR2004 - State Recv-Q Send-Q Local
+    readable = all(place.rpartition(":")[2].isdigit() for place in local)
+    return local if local and readable else None  # a host that answers over SSH listens on something
 
 
 def wanted_files(facts: ServiceFacts, params: Params, host: Host) -> dict[str, tuple[str, int]] | None:
@@ -180,7 +190,10 @@ def wanted_files(facts: ServiceFacts, params: Params, host: Host) -> dict[str, t
     default = _default(params, seen)
     if table is None or default is None:
         return None
-    config = mindie_config.render(default, _settings(params, host, paths))
+    try:
+        config = mindie_config.render(default, _settings(params, host, paths))
+    except TypeError:  # the image's own file has another form than any that is known
+        return None
     variables = environment.service_environment(
         image_tag=params.container.image,
         world_size=params.world_size,
@@ -288,7 +301,8 @@ def check(facts: ServiceFacts, params: Params) -> list[Finding]:
     return findings.items
 
 
-_CODES = {"config.json": "SVC-CONFIG", "rank_table.json": "SVC-RANK-TABLE", "service.env": "SVC-ENV"}
+_CODES = {"config.json": "SVC-CONFIG", "rank_table.json": "SVC-RANK-TABLE"}
+_FIXES = {"rank_table.json": ("SVC-RANK-TABLE", "SVC-RANK-TABLE-LIVE")}
 
 
 def _check_files(findings: Findings, facts: ServiceFacts, params: Params, host: Host) -> None:
@@ -345,12 +359,16 @@ def _check_files(findings: Findings, facts: ServiceFacts, params: Params, host: 
         findings.add("SVC-CONFIG-RULE", subject, Verdict.OK, seen="no rule is broken", expected="no rule is broken")
 
 
+def _daemon_known(seen: HostFacts) -> bool:
+    return seen.alive in {"alive", "dead", "none"} or seen.container.state == "unset"
+
+
 def _check_daemon(findings: Findings, facts: ServiceFacts, params: Params, host: Host) -> None:
     seen, paths = facts.hosts[host.name], facts.paths[host.name]
     subject = Subject(host.name)
     log = f"{paths.service}/daemon.log"
     alive = seen.alive == "alive"
-    known = seen.alive in {"alive", "dead", "none"} or seen.container.state == "unset"
+    known = _daemon_known(seen)
     stale = alive and _stale(seen, paths)
     said = "runs with older files" if stale else seen.alive or seen.container.message or "unreadable"
     findings.add(
@@ -405,10 +423,11 @@ def _check_answer(findings: Findings, hosts: Mapping[str, HostFacts], params: Pa
         return
     ours = [place for place in seen.listening if place.endswith(f":{params.service.port}")]
     open_to_all = [place for place in ours if place.startswith(("0.0.0.0:", "*:", "[::]:"))]
+    nobody = Verdict.UNKNOWN if verdict is Verdict.OK else Verdict.SKIPPED  # ready, but not in the list: not seen
     findings.add(
         "SVC-EXPOSED",
         subject,
-        Verdict.WARN if open_to_all else Verdict.OK,
+        Verdict.WARN if open_to_all else Verdict.OK if ours else nobody,
         seen=", ".join(ours) or "not listening",
         expected=f"{params.master.service_ip} only",
         next_command="use the service's own address; 0.0.0.0 is for isolated networks",
@@ -437,6 +456,10 @@ def plan(facts: ServiceFacts, params: Params) -> list[Change]:
         if seen is None or want is None:
             return []
         uploads += _uploads(host, seen, want)
+    for seen in facts.hosts.values():
+        stopped = seen.container.value is not None and seen.container.value.state not in {"running", None}
+        if not stopped and not _daemon_known(seen):
+            return []  # a daemon that could not be seen may run, and is neither stopped nor started over
     alive = [name for name, seen in facts.hosts.items() if seen.alive == "alive"]
     stale = [name for name in alive if _stale(facts.hosts[name], facts.paths[name])]
     if not uploads and not stale and len(alive) == len(params.cluster.hosts):
@@ -454,7 +477,7 @@ def _uploads(host: Host, seen: HostFacts, want: Mapping[str, tuple[str, int]]) -
         if has == (text, mode):
             continue
         undo = Upload(path, has[0], has[1]) if has is not None else Command(("rm", "-f", path))
-        code = _CODES.get(path.rpartition("/")[2])
+        name = path.rpartition("/")[2]
         changes.append(
             Change(
                 subject=Subject(host.name),
@@ -464,7 +487,7 @@ def _uploads(host: Host, seen: HostFacts, want: Mapping[str, tuple[str, int]]) -
                 action=Upload(path, text, mode),
                 undo=undo,
                 risk=Risk.REVERSIBLE,
-                fixes=(code,) if code else (),
+                fixes=_FIXES.get(name, (_CODES.get(name, "SVC-ENV"),)),
             )
         )
     return changes

@@ -50,7 +50,7 @@ class HostFacts:
     recorded_files: Mapping[str, Mapping[str, Any]]
     source_files: Mapping[str, Mapping[str, Any]]
     source_error: str
-    config: Mapping[str, Any] | None
+    config: Mapping[str, Any]
     tool_present: bool
     work_present: bool
 
@@ -101,7 +101,12 @@ def facts(params: Params, probes: Probes) -> WeightsFacts:  # noqa: ARG001 - the
     )
 
 
-def _json(text: str) -> dict[str, Any]:
+def _json(capture: Capture) -> dict[str, Any]:
+    """Return the JSON object that a command printed, {} when it failed or printed anything else."""
+    return _object(capture.stdout) if capture.ok else {}
+
+
+def _object(text: str) -> dict[str, Any]:
     try:
         value = json.loads(text)
     except ValueError:
@@ -110,28 +115,36 @@ def _json(text: str) -> dict[str, Any]:
 
 
 def _files(manifest: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """Return the files by name; a list with one entry that does not hold is no list, since a file would be missed."""
     listed = manifest.get("files")
     entries = listed if isinstance(listed, list) else []
-    return {
-        each["name"]: each for each in entries if isinstance(each, dict) and {"name", "size", "sha256"} <= set(each)
-    }
+    sound = all(
+        isinstance(each, dict)
+        and isinstance(each.get("name"), str)
+        and type(each.get("size")) is int
+        and isinstance(each.get("sha256"), str)
+        for each in entries
+    )
+    return {each["name"]: each for each in entries} if sound else {}
 
 
 def _host_facts(seen: HostProbe) -> HostFacts:
-    state = _json(seen.get("state").stdout)
-    answer = _json(seen.get("source").stdout)
-    body = _json(str(answer.get("body", ""))) if answer.get("status") == 200 else {}  # noqa: PLR2004 - HTTP OK
+    state = _json(seen.get("state"))
+    answer = _json(seen.get("source"))
+    body = _object(str(answer.get("body", ""))) if answer.get("status") == 200 else {}  # noqa: PLR2004 - HTTP OK
     said = answer.get("error") or f"HTTP {answer.get('status')}" if answer else seen.get("source").stderr
-    config = _json(seen.get("config").stdout) if seen.get("config").ok else None
+    config = _json(seen.get("config"))
     verified = state.get("verified")
+    records = verified.items() if isinstance(verified, dict) else ()
+    listed = _files(body)
     return HostFacts(
         entries=_entries(seen.get("entries")),
-        verified=verified if isinstance(verified, dict) else {},
+        verified={name: known for name, known in records if isinstance(known, dict)},
         recorded_files=_files(state),
-        source_files=_files(body),
-        source_error="" if body else str(said),
+        source_files=listed,
+        source_error="" if listed else f"{said}, which holds no list of files" if answer else str(said),
         config=config,
-        tool_present=seen.get("tool").stdout == source(TOOL),
+        tool_present=seen.get("tool").ok and seen.get("tool").stdout == source(TOOL),
         work_present=seen.get("work").ok,
     )
 
@@ -167,14 +180,11 @@ def lacking(seen: HostFacts, files: Mapping[str, Mapping[str, Any]]) -> list[str
     """Return the files that are absent, changed since they were hashed, or never hashed to the right sum."""
     missing = []
     for name, wanted in files.items():
-        entry = (seen.entries or {}).get(name)
         known = seen.verified.get(name)
         sound = (
-            entry is not None
-            and known is not None
-            and entry.kind == "f"
-            and entry.size == wanted["size"] == known.get("size")
-            and entry.mtime_ns == known.get("mtime_ns")
+            known is not None
+            and _unchanged(seen, name, known)
+            and known.get("size") == wanted["size"]
             and known.get("sha256") == wanted["sha256"]
         )
         if not sound:
@@ -182,15 +192,29 @@ def lacking(seen: HostFacts, files: Mapping[str, Mapping[str, Any]]) -> list[str
     return missing
 
 
+def _unchanged(seen: HostFacts, name: str, known: Mapping[str, Any]) -> bool:
+    entry = (seen.entries or {}).get(name)
+    return (
+        entry is not None
+        and entry.kind == "f"
+        and entry.size == known.get("size")
+        and entry.mtime_ns == known.get("mtime_ns")
+    )
+
+
 def tree_digest(seen: HostFacts) -> str:
-    """Return one name for all verified content of a host; hosts with the same weights have the same."""
-    sums = sorted((name, str(known.get("sha256"))) for name, known in seen.verified.items())
+    """Return one name for what lies there verified and unchanged; hosts with the same weights have the same."""
+    sums = sorted(
+        (name, str(known.get("sha256"))) for name, known in seen.verified.items() if _unchanged(seen, name, known)
+    )
     return hashlib.sha256(json.dumps(sums).encode()).hexdigest()[:16]
 
 
 def _wrong_modes(seen: HostFacts) -> list[str]:
     wrong = []
     for path, entry in (seen.entries or {}).items():
+        if entry.kind == "l":
+            continue  # a link has no mode of its own; WGT-SYMLINK is about it
         if entry.kind == "d":
             fine = entry.mode == _DIRECTORY_MODE
         elif path == _CONFIG:
@@ -217,10 +241,11 @@ def check(facts: WeightsFacts, params: Params) -> list[Finding]:
             _check_access(findings, params, host, seen)
             _check_content(findings, params, host, seen)
     digests = {name: tree_digest(seen) for name, seen in facts.hosts.items() if seen.verified}
-    if len(digests) == len(facts.hosts) > 0:
-        same = len(set(digests.values())) == 1
+    if digests:
         said = ", ".join(f"{name} {digest}" for name, digest in sorted(digests.items()))
-        findings.judge("WGT-SAME", Subject(), ok=same, seen=said, expected="the same digest on all hosts")
+        verdict = Verdict.OK if len(digests) == len(params.cluster.hosts) else Verdict.UNKNOWN
+        verdict = verdict if len(set(digests.values())) == 1 else Verdict.FAIL
+        findings.add("WGT-SAME", Subject(), verdict, seen=said, expected="the same digest on all hosts")
     return findings.items
 
 

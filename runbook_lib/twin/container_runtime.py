@@ -22,7 +22,7 @@ from weakref import WeakKeyDictionary
 from runbook_lib.errors import TwinError
 from runbook_lib.twin.container_options import check_bind
 from runbook_lib.twin.images import CONTAINER_PATH, DAEMON, daemon_script
-from runbook_lib.twin.service_peers import find_process
+from runbook_lib.twin.service_peers import find_first
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -157,10 +157,10 @@ class Runtime:
                 start_new_session=True,
             )
         node_pid = process.pid if node.level == "L0" else await self._ready(folder / "ready", process)
-        found = find_process(node_pid, None if node.level == "L0" else node.init_pid) if node_pid else None
-        if found is None:
+        first = node_pid if node.level == "L0" or not node_pid else find_first(process.pid, node_pid)
+        if not first:
             return await self._short_lived(node, record, process, ready=bool(node_pid))
-        live = Live(process, found[0], node_pid)
+        live = Live(process, first, node_pid)
         self.live[node.name, record["id"]] = live
         record |= {"status": "running", "pid": node_pid, "started": self._stamp(node), "exit_code": 0}
         live.ended = asyncio.create_task(self._wait(node, record, live))
@@ -171,7 +171,11 @@ class Runtime:
         self, node: Node, record: dict[str, Any], process: asyncio.subprocess.Process, *, ready: bool
     ) -> str:
         """Note a container whose command has ended before it could be seen, or never began."""
-        code = await process.wait()
+        try:
+            code = await asyncio.wait_for(process.wait(), _READY_S)
+        except TimeoutError:
+            process.kill()
+            raise TwinError("a container runs, but its first process was not found") from None
         record |= {"status": "exited", "pid": 0, "started": self._stamp(node), "finished": self._stamp(node)}
         record["exit_code"] = code if code >= 0 else 128 - code
         self.world.save()

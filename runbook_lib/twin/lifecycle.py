@@ -19,14 +19,13 @@ from runbook_lib.errors import TwinDown, TwinError
 from runbook_lib.twin.ask import exchange
 from runbook_lib.twin.fault_list import FAULTS, Fault
 from runbook_lib.twin.node import kill_marked
-from runbook_lib.twin.processes import alive
+from runbook_lib.twin.processes import alive, start_ticks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from runbook_lib.params import Params
 
-_START_TIMEOUT_S = 60.0
 _STOP_TIMEOUT_S = 20.0
 _ADMIN_TIMEOUT_S = 120.0
 _POLL_S = 0.02
@@ -190,6 +189,8 @@ def _launch(root: Path) -> None:
         said = starter.stdout.readline()
     answer = json.loads(said) if said else {"error": f"its server died; see {root / 'twin.log'}", "next": ""}
     if "ready" not in answer:
+        while start_ticks(int(answer.get("pid", 0))):  # it has stopped everything and is about to end
+            time.sleep(_POLL_S)
         raise TwinError(f"the twin cannot start: {answer['error']}", next_command=answer["next"])
 
 

@@ -238,7 +238,7 @@ async def _live(root: Path) -> int:
         await resident.start()
     except RunbookError as error:
         await resident.stop()
-        _say({"error": error.message, "next": error.next_command})
+        _say({"error": error.message, "next": error.next_command, "pid": os.getpid()})
         return 1
     except BaseException:
         await resident.stop()

@@ -68,11 +68,33 @@ def find_process(pid: int, namespace_of: int | None) -> tuple[int, int] | None:
     return None
 
 
+def find_first(ancestor: int, node_pid: int) -> int | None:
+    """Return the pid here of the first process of a container: below `ancestor`, and `node_pid` inside its node."""
+    for process in Path("/proc").iterdir():
+        if process.name.isdigit():
+            with contextlib.suppress(OSError, ValueError):
+                if _namespace_pids(process)[-2:] == [node_pid, 1] and _descends(int(process.name), ancestor):
+                    return int(process.name)
+    return None
+
+
+def _descends(pid: int, ancestor: int) -> bool:
+    while pid > 1:
+        pid = int(_status(Path(f"/proc/{pid}"), "PPid:")[0])
+        if pid == ancestor:
+            return True
+    return False
+
+
 def _namespace_pids(process: Path) -> list[int]:
+    return [int(word) for word in _status(process, "NSpid:")]
+
+
+def _status(process: Path, key: str) -> list[str]:
     for line in (process / "status").read_text(encoding="utf-8").splitlines():
-        if line.startswith("NSpid:"):
-            return [int(word) for word in line.split()[1:]]
-    raise ValueError("no NSpid")
+        if line.startswith(key):
+            return line.split()[1:]
+    raise ValueError(f"no {key}")
 
 
 class Peers:

@@ -31,32 +31,28 @@ _SIGNALS = {"INT", "TERM", "KILL", "HUP", "QUIT", "USR1", "USR2"}
 class _Login(asyncssh.SSHServer):
     """Key login, for one user."""
 
-    def __init__(self, user: str, network: str, connections: set[asyncssh.SSHServerConnection]) -> None:
-        self.user = user
-        self.network = network
-        self.connections = connections
+    def __init__(self, ssh: NodeSsh, client_key: str) -> None:
+        self.ssh = ssh
+        self.client_key = client_key
         self.connection: asyncssh.SSHServerConnection | None = None
-        self.offered = ""
 
     def connection_made(self, conn: asyncssh.SSHServerConnection) -> None:
         self.connection = conn
-        self.connections.add(conn)
+        self.ssh.connections.add(conn)
 
     def connection_lost(self, exc: Exception | None) -> None:
         del exc
         if self.connection is not None:
-            self.connections.discard(self.connection)
+            self.ssh.connections.discard(self.connection)
 
     def begin_auth(self, username: str) -> bool:
-        self.offered = username
-        return True
-
-    def public_key_auth_supported(self) -> bool:
-        return self.offered == self.user
+        if self.connection is not None and username == self.ssh.user:
+            self.connection.set_authorized_keys(self.client_key)
+        return True  # other users meet a server without any key
 
     def connection_requested(self, dest_host: str, dest_port: int, orig_host: str, orig_port: int) -> bool:
         del dest_port, orig_host, orig_port
-        return dest_host.startswith(f"{self.network}.")  # tunnels lead into the twin only
+        return dest_host.startswith(f"{self.ssh.network}.")  # tunnels lead into the twin only
 
 
 class NodeSsh:
@@ -68,17 +64,16 @@ class NodeSsh:
         self.port = port
         self.network = network
         self._acceptor: asyncssh.SSHAcceptor | None = None
-        self._connections: set[asyncssh.SSHServerConnection] = set()
+        self.connections: set[asyncssh.SSHServerConnection] = set()
 
     async def start(self, host_key: str, client_key: str) -> None:
         """Listen. Raises TwinError when the address and port are taken."""
         try:
             self._acceptor = await asyncssh.create_server(
-                lambda: _Login(self.user, self.network, self._connections),
+                lambda: _Login(self, client_key),
                 self.node.address,
                 self.port,
                 server_host_keys=[host_key],
-                authorized_client_keys=client_key,
                 process_factory=self._session,
                 sftp_factory=self._sftp,
                 allow_scp=False,
@@ -103,7 +98,7 @@ class NodeSsh:
             self._acceptor.close()
             await self._acceptor.wait_closed()
             self._acceptor = None
-        for connection in list(self._connections):
+        for connection in list(self.connections):
             connection.abort()
 
     def _sftp(self, channel: asyncssh.SSHServerChannel[bytes]) -> NodeSftp:

@@ -69,7 +69,7 @@ _WORDS = {
     "stages": ("Stages", "步骤"),
     "started": ("started", "开始"),
     "state": ("state", "状态"),
-    "still_changing": ("still changing when last seen", "最后一次查看时仍在变化"),
+    "still_changing": ("may still change: verify looks again for a while", "最后一次查看时仍在变化"),
     "subject": ("subject", "对象"),
     "undecided": ("not known whether: {title}", "无法判断：{title}"),
     "undo": ("undo", "撤销"),

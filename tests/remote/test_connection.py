@@ -34,6 +34,14 @@ def unpinned(target: Target, tmp_path: Path) -> Target:
 
 
 @pytest.fixture
+def nowhere(tmp_path: Path) -> Target:
+    """Return a target with a good key, for what fails before any real server is asked."""
+    key = tmp_path / "key"
+    asyncssh.generate_private_key("ssh-ed25519").write_private_key(str(key))
+    return Target("hostA", "127.0.0.1", 1, "anybody", str(key), str(tmp_path / "known_hosts"))
+
+
+@pytest.fixture
 def stub() -> Iterator[Any]:
     """Return a function that starts a server that greets each connection with some bytes, and counts them."""
     with contextlib.ExitStack() as stack:
@@ -132,52 +140,52 @@ def test_wrong_key_is_refused(target: Target, tmp_path: Path) -> None:
     assert "ssh-copy-id" in error.next_command
 
 
-def test_key_files_that_cannot_be_used(target: Target, tmp_path: Path) -> None:
+def test_key_files_that_cannot_be_used(nowhere: Target, tmp_path: Path) -> None:
     """Missing, locked and not a key: each says what it is."""
     locked = tmp_path / "locked"
     asyncssh.generate_private_key("ssh-ed25519").write_private_key(str(locked), passphrase="secret", rounds=60)
     (tmp_path / "text").write_text("no key\n")
     for name, words in (("missing", "does not exist"), ("locked", "passphrase"), ("text", "no readable")):
-        error = refusal(replace(target, key_file=str(tmp_path / name)))
+        error = refusal(replace(nowhere, key_file=str(tmp_path / name)))
         assert isinstance(error, AuthenticationFailed)
         assert words in str(error)
 
 
-def test_nobody_listens(target: Target) -> None:
+def test_nobody_listens(nowhere: Target) -> None:
     """A closed port is not a closed host."""
     with socket.create_server(("127.0.0.1", 0)) as sock:
         port = sock.getsockname()[1]
-    error = refusal(replace(target, port=port))
+    error = refusal(replace(nowhere, port=port))
     assert isinstance(error, HostUnreachable)
     assert "refused the connection" in str(error)
 
 
-def test_name_does_not_resolve(target: Target) -> None:
+def test_name_does_not_resolve(nowhere: Target) -> None:
     """A spelling mistake in params is told from a dead host."""
-    error = refusal(replace(target, address="no-such-host.invalid"))
+    error = refusal(replace(nowhere, address="no-such-host.invalid"))
     assert isinstance(error, HostUnreachable)
     assert "does not resolve" in str(error)
 
 
-def test_silent_server(target: Target, stub: Any) -> None:
+def test_silent_server(nowhere: Target, stub: Any) -> None:
     """A port that takes connections and says nothing is given up after one timeout, not tried again."""
     port, seen = stub(None)
-    error = refusal(replace(target, port=port, connect_timeout_s=0.5))
+    error = refusal(replace(nowhere, port=port, connect_timeout_s=0.5))
     assert isinstance(error, HostUnreachable)
     assert len(seen) == 1
 
 
-def test_busy_server_is_tried_again(target: Target, stub: Any) -> None:
+def test_busy_server_is_tried_again(nowhere: Target, stub: Any) -> None:
     """That is how sshd answers beyond MaxStartups."""
     port, seen = stub(b"")
-    assert isinstance(refusal(replace(target, port=port)), HostUnreachable)
+    assert isinstance(refusal(replace(nowhere, port=port)), HostUnreachable)
     assert len(seen) == 4
 
 
-def test_no_ssh_server(target: Target, stub: Any) -> None:
+def test_no_ssh_server(nowhere: Target, stub: Any) -> None:
     """Something else listens there."""
     port, _ = stub(b"HTTP/1.1 400 Bad Request\r\n\r\n")
-    assert isinstance(refusal(replace(target, port=port, connect_timeout_s=1)), HostUnreachable)
+    assert isinstance(refusal(replace(nowhere, port=port, connect_timeout_s=0.5)), HostUnreachable)
 
 
 def test_small_packets_are_sent_at_once(host: Host) -> None:

@@ -105,7 +105,7 @@ def test_one_dead_and_one_hung_host(target: Target, eventually: Callable[[object
                 if item.name == "hung":
                     ended.set()
 
-    results = fan_out(targets, work, deadline_s=2)
+    results = fan_out(targets, work, deadline_s=1.5)
     assert [results[f"host{letter}"].unwrap() for letter in "ABC"] == ["hostA\n", "hostB\n", "hostC\n"]
     assert isinstance(results["dead"].error, HostUnreachable)
     assert isinstance(results["hung"].error, CommandTimeout)

@@ -178,13 +178,16 @@ def test_pid_of_somebody_else_is_not_ours(host: Host, work: Path) -> None:
     handle = start_job(host, shell("sleep 60"), str(work))
     file = Path(handle.directory) / "pid"
     os.killpg(int(file.read_text().split()[0]), signal.SIGKILL)
-    with subprocess.Popen(["sleep", "60"], start_new_session=True) as innocent:
+    innocent = subprocess.Popen(["sleep", "60"], start_new_session=True)
+    try:
         file.write_text(f"{innocent.pid} 12345\n")
         assert job_status(host, handle).state is JobState.LOST
         assert stop_job(host, handle, grace_s=0.2).state is JobState.LOST
         assert innocent.poll() is None
+    finally:
         innocent.kill()
-    file.unlink()
+        innocent.wait()
+        file.unlink()
 
 
 def test_zombie_is_not_alive(host: Host, work: Path) -> None:

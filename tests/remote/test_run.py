@@ -108,8 +108,9 @@ def test_timeout_kills_grandchildren(host: Host, tmp_path: Path, eventually: Eve
     assert eventually(lambda: gone(tmp_path / "a") and gone(tmp_path / "b"))
 
 
-def test_a_program_that_ignores_term_is_killed(host: Host) -> None:
+def test_a_program_that_ignores_term_is_killed(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     """KILL follows TERM."""
+    monkeypatch.setattr("runbook_lib.remote.wrapper.KILL_AFTER_S", 0.2)
     result = host.run(["sh", "-c", "trap '' TERM; while :; do sleep 0.1; done"], 0.3)
     assert (result.timed_out, result.exit_code) == (True, None)
 

@@ -3,6 +3,7 @@
 Usage: http_call.py METHOD URL TIMEOUT_S [BODY]. Given to `python3 -c`; standard library only, Python 3.7 or newer.
 """
 
+import http.client
 import json
 import sys
 import time
@@ -25,8 +26,8 @@ def main():
             said.update(status=answer.status, body=answer.read(LONGEST).decode("utf-8", "replace"))
     except urllib.error.HTTPError as error:
         said.update(status=error.code, body=error.read(LONGEST).decode("utf-8", "replace"))
-    except (OSError, ValueError) as error:
-        said["error"] = str(error)
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        said["error"] = str(error) or type(error).__name__
     said["seconds"] = round(time.monotonic() - started, 3)
     print(json.dumps(said))
 

@@ -24,12 +24,17 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 CHUNK = 1 << 20
 MARGIN = 1.02  # room for the file system's own needs
 TRIES_WITHOUT_PROGRESS = 8
+SPOILED_TRIES = 3
 PEER_PATIENCE_S = 60.0
 INCOMPLETE = ".incomplete"
 
 
 class Refused(Exception):
     """The work cannot be done; the message says what, where, and what would be right."""
+
+
+class Spoiled(ValueError):
+    """A file came whole, with another sha256 than the manifest's."""
 
 
 class Progress:
@@ -142,15 +147,21 @@ def digest_of(path):
     return digest.hexdigest()
 
 
+def sound_name(name):
+    """Say whether a name of a manifest stays below the directory: relative, without `..`, printable."""
+    path = pathlib.PurePosixPath(name)  # "//x" is absolute too
+    return bool(path.parts) and ".." not in path.parts and not path.is_absolute() and name.isprintable()
+
+
 def read_manifest(source, timeout):
     """Return the manifest of a mirror, checked: plain relative names, sizes and sha256."""
     url = source.rstrip("/") + "/manifest.json"
     try:
-        with urllib.request.urlopen(url, timeout=timeout) as answer:
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # as the files: no proxy in between
+        with opener.open(url, timeout=timeout) as answer:
             manifest = json.loads(answer.read().decode("utf-8"))
         for entry in manifest["files"]:
-            parts = pathlib.PurePosixPath(entry["name"]).parts
-            if not parts or ".." in parts or parts[0] == "/" or not isinstance(entry["size"], int):
+            if not sound_name(entry["name"]) or not isinstance(entry["size"], int) or entry["size"] < 0:
                 raise ValueError("bad entry %r" % (entry,))
             if len(entry["sha256"]) != 64:
                 raise ValueError("bad sha256 of %s" % entry["name"])
@@ -183,6 +194,7 @@ class Fetcher:
         """Fetch one file whole and verified. Raises Refused when `tries` attempts in a row bring no byte."""
         wait = 0.5
         left = tries
+        spoiled = 0
         while True:
             before = self._part_size(name)
             try:
@@ -190,7 +202,8 @@ class Fetcher:
                 return
             except (OSError, ValueError, http.client.HTTPException) as error:
                 left = tries if self._part_size(name) > before else left - 1
-                if left <= 0:
+                spoiled += isinstance(error, Spoiled)
+                if left <= 0 or spoiled >= SPOILED_TRIES:  # a bad mirror may bring bytes for ever
                     raise Refused("%s from %s: %s" % (name, base, error))
                 pause = getattr(error, "retry_after", None)
                 say("RETRY %s: %s" % (name, error))
@@ -216,7 +229,7 @@ class Fetcher:
         if digest_of(part) != entry["sha256"]:
             self.progress.add(-part.stat().st_size)
             part.unlink()
-            raise ValueError("the bytes received do not have the sha256 of the manifest; thrown away")
+            raise Spoiled("the bytes received do not have the sha256 of the manifest; thrown away")
         if path.is_symlink() or path.exists():
             path.unlink()
         os.replace(str(part), str(path))
@@ -268,53 +281,67 @@ class Fetcher:
             raise ValueError("cut after %d of %d bytes" % (have, size))
 
 
+class PeerHandler(BaseHTTPRequestHandler):
+    """Answers the hosts of the cluster only, with verified files of the manifest only."""
+
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *_args):
+        """Keep the job's log for progress."""
+
+    def _refused(self):
+        refused = self.client_address[0] not in self.server.peers
+        if refused:
+            self._empty(403)
+        return refused
+
+    def _name(self):
+        return urllib.parse.unquote(self.path.lstrip("/"))
+
+    def _empty(self, status):
+        self.send_response(status)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def do_HEAD(self):
+        if not self._refused():
+            self._empty(200 if self._name() in self.server.store.verified else 404)
+
+    def do_POST(self):
+        if not self._refused():
+            self.server.done.add(self.client_address[0])
+            self._empty(204)
+
+    def do_GET(self):
+        if self._refused():
+            return
+        store, name = self.server.store, self._name()
+        if name in store.verified:
+            self._file(store.path(name), store.manifest[name]["size"])
+        else:
+            self._empty(404)
+
+    def _file(self, path, size):
+        start = self.headers.get("Range", "bytes=0-")[len("bytes=") :].partition("-")[0]
+        first = int(start) if start.isdigit() and int(start) < size else 0
+        self.send_response(206 if first else 200)
+        if first:
+            self.send_header("Content-Range", "bytes %d-%d/%d" % (first, size - 1, size))
+        self.send_header("Content-Length", str(size - first))
+        self.end_headers()
+        with open(str(path), "rb") as stream:
+            stream.seek(first)
+            for chunk in iter(lambda: stream.read(CHUNK), b""):
+                self.wfile.write(chunk)
+
+
 class Exchange:
     """Serves verified files to the other hosts of the cluster, and learns when they are done."""
 
     def __init__(self, store, bind, port, peers):
         self.done = set()
-        exchange = self
-
-        class Handler(BaseHTTPRequestHandler):
-            """Answers peers only, with files of the manifest only."""
-
-            protocol_version = "HTTP/1.1"
-
-            def log_message(self, *_args):
-                """Keep the job's log for progress."""
-
-            def do_GET(self):
-                if self.client_address[0] not in peers:
-                    self.send_error(403)
-                    return
-                name = urllib.parse.unquote(self.path.lstrip("/"))
-                if name == "done":
-                    exchange.done.add(self.client_address[0])
-                    self._empty(204)
-                elif name not in store.verified:
-                    self._empty(404)
-                else:
-                    self._file(store.path(name), store.manifest[name]["size"])
-
-            def _empty(self, status):
-                self.send_response(status)
-                self.send_header("Content-Length", "0")
-                self.end_headers()
-
-            def _file(self, path, size):
-                start = self.headers.get("Range", "bytes=0-")[len("bytes=") :].partition("-")[0]
-                first = int(start) if start.isdigit() and int(start) < size else 0
-                self.send_response(206 if first else 200)
-                if first:
-                    self.send_header("Content-Range", "bytes %d-%d/%d" % (first, size - 1, size))
-                self.send_header("Content-Length", str(size - first))
-                self.end_headers()
-                with open(str(path), "rb") as stream:
-                    stream.seek(first)
-                    for chunk in iter(lambda: stream.read(CHUNK), b""):
-                        self.wfile.write(chunk)
-
-        self._server = ThreadingHTTPServer((bind, port), Handler)
+        self._server = ThreadingHTTPServer((bind, port), PeerHandler)
+        self._server.store, self._server.peers, self._server.done = store, peers, self.done
         self._server.daemon_threads = True
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
 
@@ -324,12 +351,12 @@ class Exchange:
         self._server.server_close()
 
 
-def peer_answers(peer, port, bind, name):
-    """Say whether a peer has a file ready: True, False (not yet), None (peer not there)."""
+def peer_answers(peer, port, bind, method, name=""):
+    """Ask a peer for a file (HEAD) or tell it that we are done (POST): True, False (not yet), None (not there)."""
     connection = http.client.HTTPConnection(peer, port, timeout=5, source_address=(bind, 0))
     try:
-        connection.request("GET", "/" + urllib.parse.quote(name), headers={"Connection": "close"})
-        return connection.getresponse().status in (200, 204, 206)
+        connection.request(method, "/" + urllib.parse.quote(name), headers={"Connection": "close"})
+        return connection.getresponse().status in (200, 204)
     except (OSError, http.client.HTTPException):
         return None
     finally:
@@ -343,7 +370,7 @@ def from_peers(fetcher, store, arguments, owner):
         moved = False
         for name in store.missing():
             peer = arguments.hosts[owner[name]]
-            ready = peer_answers(peer, arguments.port, arguments.bind, name)
+            ready = peer_answers(peer, arguments.port, arguments.bind, "HEAD", name)
             if ready:
                 fetcher.get("http://%s:%d" % (peer, arguments.port), name, TRIES_WITHOUT_PROGRESS)
                 say("FROM-PEER %s %s" % (peer, name))
@@ -366,7 +393,7 @@ def say_done(arguments, exchange):
     silent = time.monotonic()
     while set(others) - exchange.done or set(others) - told:
         for peer in sorted(set(others) - told):
-            if peer_answers(peer, arguments.port, arguments.bind, "done"):
+            if peer_answers(peer, arguments.port, arguments.bind, "POST"):
                 told.add(peer)
                 silent = time.monotonic()
         if time.monotonic() - silent > arguments.patience:

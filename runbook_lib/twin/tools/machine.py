@@ -45,10 +45,14 @@ async def arch(call: ToolCall) -> Reply:
 
 
 async def hostname(call: ToolCall) -> Reply:
-    """Print the host's name, or its address with -I or -i."""
-    if call.argv[1:] in (["-I"], ["-i"], ["--all-ip-addresses"]):
+    """Print the host's name, or its address with -I or -i; set the name of the caller's own namespace."""
+    words = call.argv[1:]
+    if words in (["-I"], ["-i"], ["--all-ip-addresses"]):
         return Reply(0, f"{call.node.address} \n")
-    if call.argv[1:] in ([], ["-s"], ["-f"], ["--short"], ["--fqdn"]):
+    setting = len(words) == 1 and not words[0].startswith("-")
+    if call.node.level != "L0" and (setting or call.container):
+        return Reply(exec_argv=["/usr/bin/hostname", *words])  # the kernel's name: a container has its own
+    if words in ([], ["-s"], ["-f"], ["--short"], ["--fqdn"]):
         return Reply(0, f"{call.node.name}\n")
     return Reply(1, err="hostname: you must be root to change the host name\n")
 

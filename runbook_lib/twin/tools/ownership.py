@@ -77,7 +77,8 @@ async def stat(call: ToolCall) -> Reply:
     """Let the real program run with the owner written into its format."""
     real = ["/usr/bin/stat"]
     words = list(call.argv[1:])
-    form, flag, rest = "", "", []
+    form, flag = "", ""
+    rest: list[str] = []
     while words:
         word = words.pop(0)
         if word in {"-c", "--format", "--printf"} and words:
