@@ -80,6 +80,7 @@ def _stage(folder: RunFolder, name: str, title: str, status: dict[str, str]) -> 
     notes = [f"waits for {', '.join(result['waits_for'])}"] if result.get("waits_for") else []
     notes += [result["error"]] if result.get("error") else []
     notes += [state] if state not in set(Verdict) else []
+    notes += [result["note"]] if result.get("note") else []
     return StageSummary(
         name,
         title,

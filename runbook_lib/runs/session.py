@@ -310,8 +310,9 @@ class StageSession:
         self._points = measure.sweep(self.params, self.folder, self.events)
         self._look()
         conclusion = knee([Point.from_json(point) for point in self._points])
+        note = measure.clock_note(self.params)
         html = benchmark_html(self._points, conclusion, scaled_down=self.params.benchmark.scaled_down)
-        return Shown(html, f"{len(self._points)} levels measured: {conclusion.reason}", self._points)
+        return Shown(f"{note}{html}", f"{len(self._points)} levels measured: {conclusion.reason}\n{note}", self._points)
 
     # --- verify and record ----------------------------------------------------------------------------------------
 
@@ -403,6 +404,7 @@ class StageSession:
             ],
             "states": self._states,
             "points": self._points,
+            "note": measure.clock_note(self.params) if self._points else "",
             "seconds": round(time.monotonic() - self._began, 2),
         }
 

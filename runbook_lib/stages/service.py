@@ -137,7 +137,8 @@ def facts(params: Params, probes: Probes) -> ServiceFacts:
 def _host_facts(host: Host, seen: HostProbe) -> HostFacts:
     modes = {}
     stat = seen.get("modes")  # ends with 1 while a file is missing, and still says the others
-    for line in stat.stdout.splitlines() if stat.exit_code is not None else ():
+    ended = stat.ok or (stat.exit_code == 1 and "No such file" in stat.stderr)
+    for line in stat.stdout.splitlines() if ended else ():
         mode, _, name = line.partition(" ")
         if _OCTAL.fullmatch(mode):
             modes[name] = int(mode, 8)

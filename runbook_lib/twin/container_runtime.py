@@ -46,6 +46,7 @@ class Live:
         self.host_pid = host_pid
         self.node_pid = node_pid
         self.ended: asyncio.Task[None] | None = None
+        self.killed = False
 
 
 _RUNTIMES: WeakKeyDictionary[World, Runtime] = WeakKeyDictionary()
@@ -205,7 +206,7 @@ class Runtime:
             live.process.stdin.close()
         self.live.pop((node.name, record["id"]), None)
         record |= {"status": "exited", "pid": 0, "finished": self._stamp(node)}
-        record["exit_code"] = code if code >= 0 else 128 - code
+        record["exit_code"] = _KILLED if live.killed else code if code >= 0 else 128 - code
         if record["auto_remove"] and node.up:
             self.remove(node, record)
         self.world.save()
@@ -327,13 +328,12 @@ class Runtime:
                 os.kill(live.host_pid, signal.SIGTERM)
                 await asyncio.wait({live.ended}, timeout=grace_s / self.world.time_factor)
         if not live.ended.done():
+            live.killed = True
             with contextlib.suppress(ProcessLookupError):
                 os.kill(live.host_pid, signal.SIGKILL)
-            if node.level == "L0":
-                kill_container(record["name"], node.folder)
+        if node.level == "L0":  # elsewhere the kernel kills what else runs in the container
+            kill_container(record["name"], node.folder)
         await live.ended
-        if grace_s > 0 and record["exit_code"] == 0 and node.level == "L0":
-            record["exit_code"] = _KILLED
 
     def remove(self, node: Node, record: Mapping[str, Any]) -> None:
         """Delete a stopped container."""
@@ -346,7 +346,6 @@ class Runtime:
         for record in list(self.containers(node).values()):
             if (node.name, record["id"]) in self.live:
                 await self.stop(node, record, 0)
-                record["exit_code"] = _KILLED if record["exit_code"] == 0 else record["exit_code"]
         self.world.save()
 
     async def node_up(self, node: Node) -> None:

@@ -112,7 +112,8 @@ def cpuinfo() -> str:
     """Return /proc/cpuinfo."""
     block = (
         "BogoMIPS\t: 200.00\nFeatures\t: fp asimd evtstrm aes pmull sha1 sha2 crc32 atomics fphp asimdhp cpuid "
-        "asimdrdm jscvt fcma dcpop asimddp asimdfhm ssbs\nCPU implementer\t: 0x48\nCPU architecture: 8\nCPU variant\t: 0x1\n"
+        "asimdrdm jscvt fcma dcpop asimddp asimdfhm ssbs\nCPU implementer\t: 0x48\n"
+        "CPU architecture: 8\nCPU variant\t: 0x1\n"
         "CPU part\t: 0xd01\nCPU revision\t: 0\n\n"
     )
     return "".join(f"processor\t: {cpu}\n{block}" for cpu in range(CPUS))

@@ -176,7 +176,7 @@ def _launch(root: Path) -> None:
     (root / "server.json").unlink(missing_ok=True)
     with (root / "twin.log").open("a") as log:
         starter = subprocess.Popen(
-            [sys.executable, "-m", "runbook_lib.twin.server", "--root", str(root)],
+            [sys.executable, "-m", "runbook_lib.twin.server", "--root", str(root.resolve())],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=log,

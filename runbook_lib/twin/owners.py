@@ -1,4 +1,4 @@
-"""Who owns a file of a node. Where only one uid exists (L1b, L0 without root) an extended attribute of the file says it.
+"""Who owns a file of a node. Where only one uid exists (L1b, L0 without root) an extended attribute says it.
 
 An attribute moves and dies with its file, and a file that replaces another one belongs to root again, as in reality.
 """

@@ -40,9 +40,14 @@ def _mended(healthy: Rig) -> Iterator[None]:
     lifecycle.clear(healthy.params, healthy.root)
 
 
+TLS_ON = (
+    "dev_id:3, tls switch[1](0:disable, 1:enable), tls preconfigured[1](0:non-preset, 1:preset), "
+    "tls alarm time threshold[60]days"
+)
 READ = (
-    "sleep 0.06; for i in 0 1 2 3 4 5 6 7; do for w in link ip gateway netdetect net_health; do hccn_tool -i $i -$w -g; "
-    "done; hccn_tool -i $i -tls -g | grep switch; done 2>&1; npu-smi info -t health -i 3 -c 0; npu-smi info -l | head -1"
+    "sleep 0.06; for i in 2 3 4; do "
+    "for w in link ip gateway netdetect net_health; do hccn_tool -i $i -$w -g; done; hccn_tool -i $i -tls -g | "
+    "grep switch; done 2>&1; npu-smi info -t health -i 3 -c 0; npu-smi info -l | head -1"
 )
 
 
@@ -80,10 +85,7 @@ def _diff(healthy: Rig, before: str) -> list[str]:
         ),
         (
             "tls-on",
-            [
-                "dev_id:3, tls switch[1](0:disable, 1:enable), tls preconfigured[1](0:non-preset, 1:preset), "
-                "tls alarm time threshold[60]days"
-            ],
+            [TLS_ON],
         ),
         ("link-down", ["link status: DOWN", "net health status: Fault"]),
         (
@@ -98,7 +100,7 @@ def _diff(healthy: Rig, before: str) -> list[str]:
 )
 def test_a_fault_of_a_card_shows_on_that_card_only(healthy: Rig, fault: str, seen: list[str]) -> None:
     before = healthy.run("node1", READ).out
-    assert before.count("net health status: Success") == 8
+    assert before.count("net health status: Success") == 3
     status = lifecycle.inject(healthy.params, healthy.root, fault, "node1", 3)
     assert [(each["fault"], each["host"], each["card"]) for each in status.faults] == [(fault, "node1", 3)]
     assert _diff(healthy, before) == seen

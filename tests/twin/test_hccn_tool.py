@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from runbook_lib.params import load_params
+from runbook_lib.twin.disk import make_disk
+from runbook_lib.twin.tools.hccn_get import GETS
 from runbook_lib.twin.tools.hccn_tool import hccn_tool
-from runbook_lib.twin.world import Reply, ToolCall
+from runbook_lib.twin.world import Reply, ToolCall, World
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tests.twin.conftest import Rig
-
-    from runbook_lib.twin.world import World
 
     Call = Callable[..., Reply]
 
@@ -207,3 +209,29 @@ def test_busy_through_the_shim(rig: Rig) -> None:
     slow = "hccn_tool -i 0 -ping -g address 192.168.11.9 >/dev/null 2>&1 & sleep 0.03; "
     ran = rig.run("node1", f"{slow} hccn_tool -i 1 -link -g; echo $?; wait")
     assert ran.out == "hccn_tool is busy, please try again.\n11\n"
+
+
+def test_behind_a_switch(tmp_path: Path) -> None:
+    """Every card sees its switch port, the gateway answers, and cards of different hosts reach each other."""
+    world = World(load_params(Path(__file__).parents[2] / "params/twin-4x8-switch.yaml"), tmp_path)
+    ports = set()
+    for host in world.params.cluster.hosts:
+        node = world.nodes[host.name]
+        make_disk(node, world.params, ())
+        node.up = True
+    for host in world.params.cluster.hosts:
+        for card in host.cards:
+            world.fabric.set_ip(host.name, card.id, card.ip, card.netmask)
+            world.fabric.cards[host.name][card.id].gateway = card.gateway or ""
+            world.fabric.set_netdetect(host.name, card.id, card.gateway or "")
+            world.fabric.cards[host.name][card.id].netdetect_at = -1e9
+            lldp = str(GETS["-lldp"](world.fabric, host.name, card.id))
+            ports.add(next(line.strip() for line in lldp.splitlines() if "Ifname" in line))
+    names = list(world.nodes)
+    assert len(ports) == 32
+    assert ports >= {"Ifname: 400GE1/1/1:1", "Ifname: 400GE1/1/16:2"}
+    assert {world.fabric.health(name, card) for name in names for card in range(8)} == {"Success"}
+    first, last = world.fabric.cards[names[0]][0].ip, world.fabric.cards[names[3]][7].ip
+    assert world.fabric.reachable(first, last)
+    world.fabric.cards[names[3]][7].ip = first
+    assert not world.fabric.reachable(first, world.fabric.cards[names[1]][1].ip)

@@ -39,7 +39,7 @@ def test_every_shard_is_whole_and_the_index_names_every_tensor(repository: Path)
     index = json.loads((repository / "quant_model_weight_w8a8_dynamic.safetensors.index.json").read_bytes())
     shards = sorted(repository.glob("*.safetensors"))
     assert len(shards) == 6
-    found = {}
+    found: dict[str, str] = {}
     for shard in shards:
         header, size = header_of(shard)
         assert shard.stat().st_size == size

@@ -16,9 +16,10 @@ if TYPE_CHECKING:
 
 FACTS = (
     "uname -a; uname -m; arch; hostname; hostname -I; nproc; lscpu; free -k; free -g; df -P; df -h /data; ip addr; "
-    "ip route; ss -lnt; netstat -lnt; cat /etc/os-release /etc/hosts /etc/passwd; dmesg; lspci; sysctl kernel.osrelease; "
-    "cat /proc/version /proc/meminfo /proc/cmdline /proc/sys/kernel/osrelease /proc/sys/kernel/hostname "
-    "/proc/sys/kernel/random/boot_id; grep -c processor /proc/cpuinfo; cat /proc/cpuinfo | head -9; ps ax -o args"
+    "ip route; ss -lnt; netstat -lnt; cat /etc/os-release /etc/hosts /etc/passwd; dmesg; lspci; "
+    "sysctl kernel.osrelease; cat /proc/version /proc/meminfo /proc/cmdline /proc/sys/kernel/osrelease "
+    "/proc/sys/kernel/hostname /proc/sys/kernel/random/boot_id; grep -c processor /proc/cpuinfo; "
+    "head -9 /proc/cpuinfo; ps ax -o args"
 )
 
 
@@ -104,6 +105,7 @@ def test_many_commands_at_once(rig: Rig) -> None:
     async def work() -> list[object]:
         async with await rig.connect("node1") as connection:
             runs = [connection.run(f"uname -m; exit {number}") for number in range(8)]
-            return [(done.exit_status, done.stdout) for done in await asyncio.gather(*runs)]
+            finished = await asyncio.gather(*runs)
+        return [(done.exit_status, done.stdout) for done in finished]
 
     assert asyncio.run(work()) == [(number, "aarch64\n") for number in range(8)]

@@ -2,4 +2,4 @@
 [ -s "$1" ] || { echo none; exit 0; }
 read -r pid started < "$1"
 now=$(sed 's/.*) //' "/proc/$pid/stat" 2>/dev/null) || now=
-[ "$(echo "$now" | cut -d' ' -f20)" = "$started" ] && [ "${now%% *}" != Z ] && echo alive || echo dead
+[ -n "$started" ] && [ "$(echo "$now" | cut -d' ' -f20)" = "$started" ] && [ "${now%% *}" != Z ] && echo alive || echo dead

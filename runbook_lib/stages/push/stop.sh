@@ -3,7 +3,10 @@
 cd "$(dirname "$0")" || exit 1
 [ -s daemon.pid ] || exit 0
 read -r pid started < daemon.pid
-same() { [ "$(sed 's/.*) //' "/proc/$pid/stat" 2>/dev/null | cut -d' ' -f20)" = "$started" ]; }
+same() { # a zombie has ended already
+    now=$(sed 's/.*) //' "/proc/$pid/stat" 2>/dev/null)
+    [ -n "$started" ] && [ "${now%% *}" != Z ] && [ "$(echo "$now" | cut -d' ' -f20)" = "$started" ]
+}
 if same; then
     kill -TERM "$pid"
     for _ in $(seq 300); do

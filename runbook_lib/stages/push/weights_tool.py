@@ -80,8 +80,8 @@ class Store:
         """Believe recorded files whose size and mtime are unchanged; hash the others once."""
         recorded = {}
         try:
-            recorded = json.loads(self.state.read_text(encoding="utf-8")).get("verified", {})
-        except (OSError, ValueError):
+            recorded = dict(json.loads(self.state.read_text(encoding="utf-8"))["verified"])
+        except (OSError, ValueError, KeyError, TypeError):
             pass  # no record yet, or a torn one: everything is hashed
         for name, entry in sorted(self.manifest.items()):
             path = self.path(name)
@@ -89,8 +89,8 @@ class Store:
                 continue
             stat = path.stat()
             known = recorded.get(name)
-            unchanged = known and known["size"] == stat.st_size and known["mtime_ns"] == stat.st_mtime_ns
-            if unchanged and known["sha256"] == entry["sha256"]:
+            now = {"size": stat.st_size, "mtime_ns": stat.st_mtime_ns, "sha256": entry["sha256"]}
+            if known == now and stat.st_size == entry["size"]:
                 self.verified[name] = known
             elif stat.st_size == entry["size"] and digest_of(path) == entry["sha256"]:
                 self.accept(name)
@@ -241,6 +241,7 @@ class Fetcher:
         connection = make(
             url.hostname, url.port, timeout=self.timeout, source_address=(self.bind, 0) if self.bind else None
         )
+        answer = None
         try:
             headers = {"Accept-Encoding": "identity"}
             if have:
@@ -260,6 +261,8 @@ class Fetcher:
                 raise error
             self._write(answer, part, have, size)
         finally:
+            if answer is not None:
+                answer.close()
             connection.close()
 
     def _write(self, answer, part, have, size):
@@ -356,7 +359,9 @@ def peer_answers(peer, port, bind, method, name=""):
     connection = http.client.HTTPConnection(peer, port, timeout=5, source_address=(bind, 0))
     try:
         connection.request(method, "/" + urllib.parse.quote(name), headers={"Connection": "close"})
-        return connection.getresponse().status in (200, 204)
+        answer = connection.getresponse()
+        answer.close()
+        return answer.status in (200, 204)
     except (OSError, http.client.HTTPException):
         return None
     finally:

@@ -292,8 +292,9 @@ async def _pull(_me: _Docker, words: list[str]) -> Reply:
 
 
 def _no_registry(image: str) -> str:
-    host = image.partition("/")[0]
-    host = host if "." in host else "the default registry"
+    """Say that the server is air-gapped: the name of the image's registry is not resolved."""
+    first, slash, _ = image.partition("/")
+    host = first if slash and "." in first else "registry"
     return f'Get "https://{host}/v2/": dial tcp: lookup {host}: Temporary failure in name resolution'
 
 

@@ -95,8 +95,6 @@ async def _run(call: ToolCall) -> Reply:
             out += await _one(Port(call, card), rest)
     except Failure as failure:
         return Reply(failure.code, out + failure.out, failure.words + "\n")
-    finally:
-        call.world.save()
     return Reply(0, out)
 
 

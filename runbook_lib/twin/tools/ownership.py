@@ -1,7 +1,7 @@
 """chown, chgrp, stat and install where the node has one real uid only: the owner is kept as twin/owners.py says.
 
-Shown are `chown`, `chgrp` (with -R, -h), `stat -c` and `--printf` with %u %g %U %G, and `install -o -g`. Others, such as
-`ls -l` and `find -user`, show root; `twin status` says so.
+Shown are `chown`, `chgrp` (with -R, -h), `stat -c` and `--printf` with %u %g %U %G, and `install -o -g`. Others,
+such as `ls -l` and `find -user`, show root; `twin status` says so.
 """
 
 from __future__ import annotations
@@ -97,8 +97,8 @@ async def stat(call: ToolCall) -> Reply:
     commands = []
     for path in paths:
         given = _with_owner(call, form, path)
-        option = [f"--printf={given}"] if flag == "--printf" else ["-c", given]
-        commands.append(shlex.join([*real, *options, *option, "--", path]) + " || code=1")
+        shown = [f"--printf={given}"] if flag == "--printf" else ["-c", given]
+        commands.append(shlex.join([*real, *options, *shown, "--", path]) + " || code=1")
     return Reply(exec_argv=["bash", "-c", "code=0\n" + "\n".join(commands) + "\nexit $code"])
 
 
