@@ -337,7 +337,7 @@ class Runtime:
 
     def remove(self, node: Node, record: Mapping[str, Any]) -> None:
         """Delete a stopped container."""
-        shutil.rmtree(self.folder(node, record), ignore_errors=True)
+        remove_tree(self.folder(node, record))
         self.containers(node).pop(str(record["id"]), None)
         self.world.save()
 
@@ -365,6 +365,15 @@ class Runtime:
         for task in self._helpers:
             task.cancel()
         await asyncio.gather(*self._helpers, return_exceptions=True)
+
+
+def remove_tree(folder: Path) -> None:
+    """Delete a folder; folders without the write bit, as images have, stop a plain user otherwise."""
+    for here, folders, _ in os.walk(folder):
+        for name in folders:
+            if not (path := Path(here, name)).is_symlink():
+                path.chmod(0o700)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def map_paths(text: str, mounts: Sequence[tuple[str, str]]) -> str:

@@ -119,7 +119,7 @@ class Daemon:
         if config.multi_node:
             table = checks.read_rank_table(self.files, self.env, self.version)
         devices = self._devices(config, table)
-        if table is not None and self._card_count(table) > 0:
+        if table is not None and len(table.servers) > 1:
             self._join_all(table, config)
         blocks = self._blocks(weights, config, table)
         self._load(devices, config, table)
@@ -185,9 +185,6 @@ class Daemon:
             if str(card) not in self.facts["cards"]:
                 raise StartFailure(Line("stderr", f"RuntimeError: Invalid device ID {card}."))
         return list(config.backend["npuDeviceIds"][0])
-
-    def _card_count(self, table: RankTable) -> int:
-        return len(table.servers) - 1
 
     def _join_all(self, table: RankTable, config: DaemonConfig) -> None:
         timeout_s = hccl.connect_timeout_s(self.env)

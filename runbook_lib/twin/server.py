@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 LOG = logging.getLogger(__name__)
 BOOT_S = 60.0  # emulated seconds from the reset of a host until it answers again
 _TOOL_HOST = 254
+_START_S = 90.0  # real seconds
 
 
 class Resident:
@@ -228,6 +229,16 @@ def _not_shown(level: Level) -> list[str]:
     ]
 
 
+async def _start_in_time(resident: Resident) -> None:
+    try:
+        async with asyncio.timeout(_START_S):
+            await resident.start()
+    except TimeoutError:
+        raise TwinError(
+            f"it was not ready after {_START_S:.0f} s", next_command=f"less {resident.root / 'twin.log'}"
+        ) from None
+
+
 async def _live(root: Path) -> int:
     params = Params.model_validate_json((root / "params.json").read_text(encoding="utf-8"))
     resident = Resident(params, root)
@@ -235,7 +246,7 @@ async def _live(root: Path) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, resident.stopping.set)
     try:
-        await resident.start()
+        await _start_in_time(resident)
     except RunbookError as error:
         await resident.stop()
         _say({"error": error.message, "next": error.next_command, "pid": os.getpid()})

@@ -18,7 +18,7 @@ from runbook_lib.runs.folder import RunFolder
 from runbook_lib.runs.manifest import verify_manifest
 
 if TYPE_CHECKING:
-    from conftest import Home
+    from tests.end_to_end.conftest import Home
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the twin needs Linux")
 

@@ -109,3 +109,14 @@ def test_many_commands_at_once(rig: Rig) -> None:
         return [(done.exit_status, done.stdout) for done in finished]
 
     assert asyncio.run(work()) == [(number, "aarch64\n") for number in range(8)]
+
+
+def test_a_question_that_nobody_answers_is_an_error(rig: Rig) -> None:
+    script = """python3 -c "from runbook_lib.twin.ask import AskError, ask
+try:
+    print(ask({'question': 'what-is-this'}))
+except AskError as error:
+    print(error)"
+"""
+    ran = rig.run("node1", script)
+    assert ran.out == "nobody answers 'what-is-this'\n"
