@@ -268,7 +268,7 @@ def plan(facts: NetworkFacts, params: Params) -> list[Change]:
 
 
 def _card_changes(tool: str, params: Params, host: Host, card: Card, seen: CardNetwork) -> list[Change]:
-    def change(what: str, before: str, after: str, setter: Callable[[str], tuple[str, ...]], *fixes: str) -> Change:
+    def change(what: str, before: str, after: str, setter: Callable[[str], tuple[str, ...]], fixes: str) -> Change:
         def command(value: str) -> Command:
             return Command((tool, "-i", str(card.id), *setter(value)))
 
@@ -281,7 +281,7 @@ def _card_changes(tool: str, params: Params, host: Host, card: Card, seen: CardN
             undo=command(before) if before else None,
             irreversible="" if before else f"hccn_tool cannot take away the {what} of a card",
             risk=Risk.REVERSIBLE if before else Risk.DISRUPTIVE,
-            fixes=fixes,
+            fixes=(fixes,),
         )
 
     changes: list[Change] = []
@@ -295,8 +295,7 @@ def _card_changes(tool: str, params: Params, host: Host, card: Card, seen: CardN
     wanted = f"{card.ip}/{card.netmask}"
     live = f"{seen.ip.value.address}/{seen.ip.value.netmask}" if seen.ip.value is not None else ""
     if seen.ip.state in ("set", "unset") and live != wanted:
-        reach = ("NET-PING",) if len(params.cluster.hosts) > 1 else ()
-        changes.append(change("IP", live, wanted, _set_ip, "NET-IP", *reach))
+        changes.append(change("IP", live, wanted, _set_ip, "NET-IP"))
     return changes
 
 

@@ -1,5 +1,4 @@
 """The catalogue of findings: every code is complete in both languages."""
-# ruff: noqa: D103 - the tests' names are sentences
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
 """docker's own words, as JSON and plain."""
-# ruff: noqa: D103 - the tests' names are sentences
 
 from __future__ import annotations
 

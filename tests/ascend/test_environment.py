@@ -1,5 +1,4 @@
 """The daemon's environment: complete, quoted, and without what crashes T3."""
-# ruff: noqa: D103 - the tests' names are sentences
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
 """hccn_tool's answers, good, bad and cut off. Nothing may raise, and nothing unread may look like a value."""
-# ruff: noqa: D103 - the tests' names are sentences
 
 from __future__ import annotations
 

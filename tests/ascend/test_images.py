@@ -1,5 +1,4 @@
 """The image table: known rows, known traps, and no guessing about the rest."""
-# ruff: noqa: D103 - the tests' names are sentences
 
 from __future__ import annotations
 

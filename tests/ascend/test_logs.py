@@ -1,5 +1,4 @@
 """Log lines, the first error over all hosts, and the table of known failures."""
-# ruff: noqa: D103 - the tests' names are sentences
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
 """config.json: defaults hold, settings arrive, unknown keys survive, every rule can fail."""
-# ruff: noqa: D103 - the tests' names are sentences
 
 from __future__ import annotations
 

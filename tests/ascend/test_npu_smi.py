@@ -1,5 +1,4 @@
 """npu-smi's tables with the traps of real captures: glued slashes, empty names, half tables."""
-# ruff: noqa: D103 - the tests' names are sentences
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
 """Rank tables: what we build holds, and every kind of damage is named."""
-# ruff: noqa: D103 - the tests' names are sentences
 
 from __future__ import annotations
 

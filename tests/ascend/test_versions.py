@@ -1,5 +1,4 @@
 """Driver and firmware pairing, and os-release."""
-# ruff: noqa: D103 - the tests' names are sentences
 
 from __future__ import annotations
 

@@ -214,15 +214,17 @@ def test_a_stopped_run_says_where_and_leaves_no_process(home: Home, number: int,
     for line in process.stderr:
         if "[2/8]" in line:
             break
-    time.sleep(1.5)
+    folder = RunFolder(max((home.path / "outputs" / "e2e").glob("2*")))
+    deadline = time.monotonic() + 30
+    while "network" not in folder.status() and time.monotonic() < deadline:
+        time.sleep(0.1)
     process.send_signal(number)
     out, _ = process.communicate(timeout=60)
     assert process.returncode == code
     assert "stopped by" in out
-    folder = RunFolder(max((home.path / "outputs" / "e2e").glob("2*")))
     assert any(event.kind == "interrupted" for event in events.read(folder.events))
     assert folder.status()["preflight"] in GOOD
-    assert "network" in folder.status()
+    assert folder.status()["network"] == "interrupted"
     deadline = time.monotonic() + 10
     while _session_lives(process.pid) and time.monotonic() < deadline:
         time.sleep(0.2)

@@ -509,5 +509,5 @@ def scene(stage: str, cluster: str = "direct", base: str = "healthy") -> Scene:
 
 @pytest.fixture
 def make() -> Callable[..., Scene]:
-    """Return the function that makes scenes: make(stage, cluster="direct", base="healthy")."""
+    """Return the function that makes a scene of a stage, a cluster (direct, switch) and a base (healthy, bare)."""
     return scene

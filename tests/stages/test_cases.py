@@ -47,6 +47,10 @@ def _capture(scene: Scene, before: Capture, said: dict[str, Any]) -> Capture:
     if "http" in said:
         answer = {"status": 0, "body": "", "error": "", "seconds": 0.01} | said["http"]
         return Capture(stdout=json.dumps(answer), exit_code=0)
+    return _made(scene, said)
+
+
+def _made(scene: Scene, said: dict[str, Any]) -> Capture:
     if "container" in said:
         return scene.inspect(**said["container"])
     if "npus" in said:

@@ -1,9 +1,8 @@
-"""The programs that are pushed to hosts, run for real on loopback addresses."""
+"""The downloader that is pushed to hosts, run for real on loopback addresses against a mirror of our own."""
 
 from __future__ import annotations
 
 import argparse
-import ast
 import contextlib
 import functools
 import hashlib
@@ -23,14 +22,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from runbook_lib.stages.push import source, weights_tool
+from runbook_lib.stages.push import weights_tool
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+tool: Any = weights_tool  # carries no hints, since it stays valid for Python 3.7
 PUSH = Path(weights_tool.__file__).parent
-PROGRAMS = sorted(path for path in PUSH.glob("*.py") if path.name != "__init__.py")
-SCRIPTS = sorted(PUSH.glob("*.sh"))
 NETWORK = f"127.91.{os.getpid() % 250 + 1}"
 DEADLINE_S = 40.0
 
@@ -85,7 +83,7 @@ class _MirrorHandler(BaseHTTPRequestHandler):
     def log_message(self, *_args: object) -> None:
         """Print nothing."""
 
-    def do_GET(self) -> None:  # noqa: N802 - http.server's name
+    def do_GET(self) -> None:
         mirror, name = self.mirror, self.path.removeprefix("/model/")
         if name == "manifest.json":
             self._answer(200, json.dumps(mirror.manifest).encode())
@@ -193,7 +191,7 @@ def running(argv: list[str]) -> Iterator[subprocess.Popen[str]]:
 
 
 def in_process(mirror: Mirror, folder: Path) -> argparse.Namespace:
-    """Return the arguments of a cluster of one host, for weights_tool.fetch."""
+    """Return the arguments of a cluster of one host, for tool.fetch."""
     return argparse.Namespace(
         source=mirror.url,
         directory=str(folder / "weights"),
@@ -211,7 +209,7 @@ def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Let the tool's pauses pass at once; returns their lengths in s."""
     taken: list[float] = []
     clock = SimpleNamespace(monotonic=time.monotonic, sleep=taken.append)
-    monkeypatch.setattr(weights_tool, "time", clock)
+    monkeypatch.setattr(tool, "time", clock)
     return taken
 
 
@@ -254,10 +252,10 @@ def test_hosts_exchange_and_the_source_sends_each_byte_once(mirror: Mirror, tmp_
 
 def test_a_second_run_fetches_nothing(mirror: Mirror, tmp_path: Path) -> None:
     """What is recorded and unchanged is believed: no byte moves."""
-    weights_tool.fetch(in_process(mirror, tmp_path))
+    tool.fetch(in_process(mirror, tmp_path))
     check_files(tmp_path)
     mirror.ranges.clear()
-    weights_tool.fetch(in_process(mirror, tmp_path))
+    tool.fetch(in_process(mirror, tmp_path))
     assert mirror.ranges == []
 
 
@@ -294,7 +292,7 @@ def test_a_link_is_replaced_by_a_real_file(mirror: Mirror, tmp_path: Path) -> No
     cache.write_bytes(FILES["model-00001.safetensors"])
     (tmp_path / "weights").mkdir()
     (tmp_path / "weights" / "model-00001.safetensors").symlink_to(cache)
-    weights_tool.fetch(in_process(mirror, tmp_path))
+    tool.fetch(in_process(mirror, tmp_path))
     check_files(tmp_path)
     assert cache.read_bytes() == FILES["model-00001.safetensors"]
 
@@ -303,8 +301,8 @@ def test_a_link_is_replaced_by_a_real_file(mirror: Mirror, tmp_path: Path) -> No
 def test_hostile_names_are_refused(mirror: Mirror, tmp_path: Path, name: object) -> None:
     """A manifest cannot write outside the directory; nothing of it is fetched."""
     mirror.manifest["files"].append({"name": name, "size": 1, "sha256": "0" * 64})
-    with pytest.raises(weights_tool.Refused, match="gives no manifest"):
-        weights_tool.fetch(in_process(mirror, tmp_path))
+    with pytest.raises(tool.Refused, match="gives no manifest"):
+        tool.fetch(in_process(mirror, tmp_path))
     assert mirror.ranges == []
     assert list(tmp_path.iterdir()) == []
 
@@ -316,8 +314,8 @@ def test_hostile_names_are_refused(mirror: Mirror, tmp_path: Path, name: object)
 def test_bad_entries_are_refused(mirror: Mirror, tmp_path: Path, entry: object) -> None:
     """A size or a sum that is none would make every later check void."""
     mirror.manifest["files"].append(entry)
-    with pytest.raises(weights_tool.Refused):
-        weights_tool.fetch(in_process(mirror, tmp_path))
+    with pytest.raises(tool.Refused):
+        tool.fetch(in_process(mirror, tmp_path))
 
 
 def test_a_full_disk_is_refused_before_the_first_byte(
@@ -325,20 +323,20 @@ def test_a_full_disk_is_refused_before_the_first_byte(
 ) -> None:
     """The message says how much there is and how much is needed."""
     monkeypatch.setattr(os, "statvfs", lambda _path: SimpleNamespace(f_bavail=3, f_frsize=1000_000))
-    with pytest.raises(weights_tool.Refused, match=r"0\.0 GB free"):
-        weights_tool.fetch(in_process(mirror, tmp_path))
+    with pytest.raises(tool.Refused, match=r"0\.0 GB free"):
+        tool.fetch(in_process(mirror, tmp_path))
     assert mirror.ranges == []
 
 
 def _store(mirror: Mirror, folder: Path) -> Any:
-    store = weights_tool.Store(folder / "weights", folder / "work" / "state.json", mirror.manifest)
+    store = tool.Store(folder / "weights", folder / "work" / "state.json", mirror.manifest)
     store.scan()
     return store
 
 
 def test_the_record_is_believed_only_for_unchanged_files(mirror: Mirror, tmp_path: Path) -> None:
     """Same size and mtime: believed without hashing. Otherwise the bytes are hashed."""
-    weights_tool.fetch(in_process(mirror, tmp_path))
+    tool.fetch(in_process(mirror, tmp_path))
     path = tmp_path / "weights" / "model-00003.safetensors"
     stat = path.stat()
     path.write_bytes(bytes(stat.st_size))
@@ -356,7 +354,7 @@ def test_the_record_is_believed_only_for_unchanged_files(mirror: Mirror, tmp_pat
 @pytest.mark.parametrize("text", ["", "[]", "{", '{"verified": 3}', '{"verified": {"config.json": {}}}', "null"])
 def test_a_torn_record_means_hashing(mirror: Mirror, tmp_path: Path, text: str) -> None:
     """A record that cannot be read is no reason to fail, and none to believe anything."""
-    weights_tool.fetch(in_process(mirror, tmp_path))
+    tool.fetch(in_process(mirror, tmp_path))
     (tmp_path / "work" / "state.json").write_text(text, encoding="utf-8")
     path = tmp_path / "weights" / "config.json"
     path.write_bytes(bytes(path.stat().st_size))
@@ -367,7 +365,7 @@ def test_a_mirror_that_ignores_ranges(mirror: Mirror, tmp_path: Path, pauses: li
     """The file starts again from its first byte."""
     mirror.ignore_range = True
     mirror.cut_once = {"model-00001.safetensors"}
-    weights_tool.fetch(in_process(mirror, tmp_path))
+    tool.fetch(in_process(mirror, tmp_path))
     check_files(tmp_path)
     assert mirror.sent["model-00001.safetensors"] == 1_500_000 + 750_000
     assert pauses == [0.5]
@@ -376,7 +374,7 @@ def test_a_mirror_that_ignores_ranges(mirror: Mirror, tmp_path: Path, pauses: li
 def test_a_cut_transfer_goes_on_where_it_ended(mirror: Mirror, tmp_path: Path, pauses: list[float]) -> None:
     """A cut costs no byte twice."""
     mirror.cut_once = {"model-00001.safetensors", "model-00002.safetensors"}
-    weights_tool.fetch(in_process(mirror, tmp_path))
+    tool.fetch(in_process(mirror, tmp_path))
     check_files(tmp_path)
     assert mirror.sent["model-00001.safetensors"] == 1_500_000
     assert ("model-00001.safetensors", "bytes=750000-") in mirror.ranges
@@ -388,7 +386,7 @@ def test_wrong_bytes_are_thrown_away(
 ) -> None:
     """A file with another sha256 is never put in place."""
     mirror.spoil_once = {"model-00002.safetensors"}
-    weights_tool.fetch(in_process(mirror, tmp_path))
+    tool.fetch(in_process(mirror, tmp_path))
     check_files(tmp_path)
     assert len(pauses) == 1
     assert "RETRY model-00002.safetensors: the bytes received do not have the sha256" in capsys.readouterr().out
@@ -397,7 +395,7 @@ def test_wrong_bytes_are_thrown_away(
 def test_a_busy_mirror_says_when_to_come_back(mirror: Mirror, tmp_path: Path, pauses: list[float]) -> None:
     """Retry-After is kept to the second."""
     mirror.busy = 3
-    weights_tool.fetch(in_process(mirror, tmp_path))
+    tool.fetch(in_process(mirror, tmp_path))
     check_files(tmp_path)
     assert pauses == [0, 0, 0]
 
@@ -405,18 +403,18 @@ def test_a_busy_mirror_says_when_to_come_back(mirror: Mirror, tmp_path: Path, pa
 def test_an_error_page_is_no_file(mirror: Mirror, tmp_path: Path, pauses: list[float]) -> None:
     """A login page with status 200 ends the work with the file's name, after all tries."""
     mirror.page = True
-    with pytest.raises(weights_tool.Refused, match=r"from http://"):
-        weights_tool.fetch(in_process(mirror, tmp_path))
+    with pytest.raises(tool.Refused, match=r"from http://"):
+        tool.fetch(in_process(mirror, tmp_path))
     assert not [path for path in (tmp_path / "weights").rglob("*") if path.suffix != ".incomplete" and path.is_file()]
-    assert len(pauses) >= weights_tool.SPOILED_TRIES - 1
+    assert len(pauses) >= tool.SPOILED_TRIES - 1
 
 
 def test_a_mirror_with_other_bytes_for_ever_is_given_up(mirror: Mirror, tmp_path: Path, pauses: list[float]) -> None:
     """Bytes keep coming, and they are wrong each time: no endless download."""
     mirror.files["config.json"] = bytes(len(FILES["config.json"]))
-    with pytest.raises(weights_tool.Refused, match=r"config\.json .*sha256"):
-        weights_tool.fetch(in_process(mirror, tmp_path))
-    assert len(pauses) == weights_tool.SPOILED_TRIES - 1
+    with pytest.raises(tool.Refused, match=r"config\.json .*sha256"):
+        tool.fetch(in_process(mirror, tmp_path))
+    assert len(pauses) == tool.SPOILED_TRIES - 1
 
 
 def test_a_failure_is_one_line_and_exit_1(mirror: Mirror, tmp_path: Path) -> None:
@@ -433,201 +431,21 @@ def test_a_failure_is_one_line_and_exit_1(mirror: Mirror, tmp_path: Path) -> Non
 
 def test_strangers_get_nothing(mirror: Mirror, tmp_path: Path) -> None:
     """The exchange answers hosts of the cluster only, with verified files only."""
-    weights_tool.fetch(in_process(mirror, tmp_path))
+    tool.fetch(in_process(mirror, tmp_path))
     store = _store(mirror, tmp_path)
     here, friend, stranger = (f"{NETWORK}.{last}" for last in (70, 71, 72))
     port = free_port(here)
-    exchange = weights_tool.Exchange(store, here, port, {here, friend})
+    exchange = tool.Exchange(store, here, port, {here, friend})
     try:
-        assert weights_tool.peer_answers(here, port, friend, "HEAD", "config.json") is True
-        assert weights_tool.peer_answers(here, port, stranger, "HEAD", "config.json") is False
-        assert weights_tool.peer_answers(here, port, stranger, "POST") is False
-        assert weights_tool.peer_answers(here, port, stranger, "GET", "config.json") is False
-        assert weights_tool.peer_answers(here, port, friend, "HEAD", "../work/state.json") is False
-        assert weights_tool.peer_answers(here, port, friend, "GET", "../work/state.json") is False
+        assert tool.peer_answers(here, port, friend, "HEAD", "config.json") is True
+        assert tool.peer_answers(here, port, stranger, "HEAD", "config.json") is False
+        assert tool.peer_answers(here, port, stranger, "POST") is False
+        assert tool.peer_answers(here, port, stranger, "GET", "config.json") is False
+        assert tool.peer_answers(here, port, friend, "HEAD", "../work/state.json") is False
+        assert tool.peer_answers(here, port, friend, "GET", "../work/state.json") is False
         assert exchange.done == set()
-        assert weights_tool.peer_answers(here, port, friend, "POST") is True
+        assert tool.peer_answers(here, port, friend, "POST") is True
         assert exchange.done == {friend}
     finally:
         exchange.close()
-    assert weights_tool.peer_answers(here, port, friend, "HEAD", "config.json") is None
-
-
-# --- what every host can run -------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("program", PROGRAMS, ids=lambda path: path.name)
-def test_programs_are_python_3_7_and_standard_library_only(program: Path) -> None:
-    """Hosts have the Python that their system brought, and nothing is installed for us."""
-    tree = ast.parse(program.read_text(encoding="utf-8"), feature_version=(3, 7))
-    imported = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            imported |= {name.name.partition(".")[0] for name in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0
-            imported.add((node.module or "").partition(".")[0])
-        assert not isinstance(node, ast.NamedExpr), "Python 3.8"
-    assert imported <= sys.stdlib_module_names
-    new = {"removeprefix", "removesuffix", "is_relative_to", "readlink", "hardlink_to"}
-    assert not {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)} & new
-
-
-def test_there_are_programs_and_scripts() -> None:
-    """The globs above find what is pushed."""
-    assert {path.name for path in PROGRAMS} == {"http_call.py", "weights_tool.py"}
-    assert {path.name for path in SCRIPTS} == {"alive.sh", "start.sh", "stop.sh"}
-
-
-@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
-def test_scripts_are_valid(script: Path) -> None:
-    """Bash can read them to their end."""
-    done = subprocess.run(["bash", "-n", str(script)], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (0, "")
-
-
-def call(method: str, url: str, *body: str) -> dict[str, Any]:
-    """Run http_call.py as a probe does."""
-    argv = [sys.executable, "-c", source("http_call.py"), method, url, "5", *body]
-    environment = os.environ | {"http_proxy": f"http://{NETWORK}.99:1"}
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=DEADLINE_S, check=True, env=environment)
-    assert done.stderr == ""
-    said: dict[str, Any] = json.loads(done.stdout)
-    return said
-
-
-class _Service(BaseHTTPRequestHandler):
-    def log_message(self, *_args: object) -> None:
-        """Print nothing."""
-
-    def _answer(self, status: int, text: str) -> None:
-        self.send_response(status)
-        self.end_headers()
-        self.wfile.write(text.encode())
-
-    def do_GET(self) -> None:  # noqa: N802 - http.server's name
-        if self.path == "/garbage":
-            self.wfile.write(b"what is this\r\n\r\n")
-        else:
-            self._answer(
-                200 if self.path == "/ok" else 404, "Gr\u00fc\u00dfe" if self.path == "/ok" else "nothing here"
-            )
-
-    def do_POST(self) -> None:  # noqa: N802 - http.server's name
-        self._answer(200, self.rfile.read(int(self.headers["Content-Length"])).decode())
-
-
-def test_http_call_prints_json() -> None:
-    """200, 404, a body, a refused connection, and something that is no HTTP; never through a proxy."""
-    server = ThreadingHTTPServer((f"{NETWORK}.80", 0), _Service)
-    server.daemon_threads = True
-    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
-    base = f"http://{NETWORK}.80:{server.server_address[1]}"
-    try:
-        good = call("GET", f"{base}/ok")
-        assert (good["status"], good["body"], good["error"]) == (200, "Gr\u00fc\u00dfe", "")
-        missing = call("GET", f"{base}/no")
-        assert (missing["status"], missing["body"], missing["error"]) == (404, "nothing here", "")
-        assert call("POST", f"{base}/x", '{"a": 1}')["body"] == '{"a": 1}'
-        garbage = call("GET", f"{base}/garbage")
-        assert garbage["status"] == 0
-        assert garbage["error"]
-    finally:
-        server.shutdown()
-        server.server_close()
-    refused = call("GET", f"{base}/ok")
-    assert refused["status"] == 0
-    assert "refused" in refused["error"]
-
-
-# --- daemon scripts ----------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def sleeper() -> Iterator[subprocess.Popen[bytes]]:
-    """Return a process that would sleep; it is reaped as soon as it ends."""
-    with subprocess.Popen(["sleep", "100"]) as process:
-        reaper = threading.Thread(target=process.wait)
-        reaper.start()
-        yield process
-        process.kill()
-        reaper.join()
-
-
-def start_time(pid: int) -> str:
-    """Return field 22 of /proc/PID/stat: with the pid it names a process for ever."""
-    return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(") ")[2].split()[19]
-
-
-def stop(folder: Path, pid_file: str) -> None:
-    """Run stop.sh as the container does."""
-    (folder / "stop.sh").write_text(source("stop.sh"), encoding="utf-8")
-    (folder / "daemon.pid").write_text(pid_file, encoding="utf-8")
-    subprocess.run(["bash", str(folder / "stop.sh")], check=True, timeout=DEADLINE_S)
-    assert not (folder / "daemon.pid").exists()
-
-
-def alive(folder: Path, pid_file: str | None) -> str:
-    """Run alive.sh as a probe does."""
-    path = folder / "daemon.pid"
-    if pid_file is not None:
-        path.write_text(pid_file, encoding="utf-8")
-    argv = ["sh", "-c", source("alive.sh"), "sh", str(path)]
-    return subprocess.run(argv, capture_output=True, text=True, check=True, timeout=DEADLINE_S).stdout.strip()
-
-
-def test_stop_kills_the_recorded_process(tmp_path: Path, sleeper: subprocess.Popen[bytes]) -> None:
-    """It ends on TERM, and its pid file goes."""
-    stop(tmp_path, f"{sleeper.pid} {start_time(sleeper.pid)}\n")
-    assert sleeper.wait(timeout=10) == -signal.SIGTERM
-
-
-@pytest.mark.parametrize("started", ["1", "", "x"])
-def test_stop_spares_a_process_that_only_has_the_pid(
-    tmp_path: Path, sleeper: subprocess.Popen[bytes], started: str
-) -> None:
-    """After a reboot the pid may belong to anybody: only pid and start time together name the daemon."""
-    stop(tmp_path, f"{sleeper.pid} {started}\n")
-    assert sleeper.poll() is None
-
-
-def test_alive_believes_only_pid_and_start_time(tmp_path: Path, sleeper: subprocess.Popen[bytes]) -> None:
-    """Alive, dead by another start time, dead by a torn file, none without a file."""
-    assert alive(tmp_path, None) == "none"
-    assert alive(tmp_path, "") == "none"
-    assert alive(tmp_path, f"{sleeper.pid} {start_time(sleeper.pid)}\n") == "alive"
-    assert alive(tmp_path, f"{sleeper.pid} 1\n") == "dead"
-    assert alive(tmp_path, f"{sleeper.pid}\n") == "dead"
-    assert alive(tmp_path, "999999999\n") == "dead"
-
-
-def test_a_zombie_is_dead(tmp_path: Path) -> None:
-    """A daemon that nobody has reaped runs no more, and stopping it does not wait for it."""
-    with subprocess.Popen(["sleep", "100"]) as process:
-        record = f"{process.pid} {start_time(process.pid)}\n"
-        process.kill()
-        deadline = time.monotonic() + 10
-        while "Z" not in Path(f"/proc/{process.pid}/stat").read_text(encoding="utf-8").rpartition(") ")[2][:1]:
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
-        assert alive(tmp_path, record) == "dead"
-        stop(tmp_path, record)
-
-
-@pytest.mark.skipif(Path("/usr/local/Ascend").exists(), reason="would start a real daemon here")
-def test_start_sets_old_logs_aside_and_records_what_it_starts_with(tmp_path: Path) -> None:
-    """Logs in place belong to this start; pid, start time and file sums are written before the daemon runs."""
-    (tmp_path / "plog" / "run").mkdir(parents=True)
-    (tmp_path / "plog" / "run" / "old.log").write_text("old", encoding="utf-8")
-    (tmp_path / "daemon.log").write_text("old", encoding="utf-8")
-    for name in ("config.json", "rank_table.json", "service.env"):
-        (tmp_path / name).write_text(f"# {name}\n" if name == "service.env" else name, encoding="utf-8")
-    (tmp_path / "start.sh").write_text(source("start.sh"), encoding="utf-8")
-    done = subprocess.run(["bash", str(tmp_path / "start.sh")], capture_output=True, timeout=DEADLINE_S, check=False)
-    assert done.returncode == 1  # there is no MindIE here
-    assert list((tmp_path / "plog").iterdir()) == []
-    assert len(list((tmp_path / "previous").rglob("*.log"))) == 2
-    sums = (tmp_path / "started.sha256").read_text(encoding="utf-8").split()
-    assert sums[1::2] == ["config.json", "rank_table.json", "service.env", "start.sh"]
-    assert sums[0] == hashlib.sha256(b"config.json").hexdigest()
-    assert alive(tmp_path, None) == "dead"
+    assert tool.peer_answers(here, port, friend, "HEAD", "config.json") is None

@@ -206,8 +206,10 @@ def _extract(tar: tarfile.TarFile, layers: list[str], rootfs: Path) -> None:
             for entry in layer:
                 layer.extract(entry, rootfs, set_attrs=not entry.isdir(), filter="tar")
                 folders += [entry] if entry.isdir() else []
-        for entry in reversed(folders):  # modes last: a folder of mode 550 takes no files from a plain user
-            (rootfs / entry.name).chmod(entry.mode)
+        # modes last; a plain user keeps the write bit, else nobody could take the twin's disks away again
+        extra = 0 if os.getuid() == 0 else 0o200
+        for entry in reversed(folders):
+            (rootfs / entry.name).chmod(entry.mode | extra)
 
 
 async def _images(me: _Docker, words: list[str]) -> Reply:
