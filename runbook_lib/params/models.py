@@ -222,7 +222,7 @@ class Twin(StrictModel):
     """Present only where the hosts are emulated. `network` is the A.B of the hosts' 127.A.B.C."""
 
     network: Annotated[str, Field(pattern=r"^127\.\d{1,3}\.\d{1,3}$")]
-    time_factor: Annotated[float, Field(gt=0, le=1000)] = 30.0
+    time_factor: Annotated[float, Field(gt=0, le=1000)] = 25.0
     weights_bytes: Annotated[int, Field(ge=1_000_000, le=2_000_000_000)] = 24_000_000
     level: Literal["auto", "L1", "L1b", "L0"] = "auto"
 

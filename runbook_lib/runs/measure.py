@@ -43,7 +43,8 @@ def clock_note(params: Params) -> str:
         return ""
     return (
         f"Measured on the twin, whose clock runs {params.twin.time_factor:g} times as fast as ours. Times and rates "
-        "are given in its clock; the raw requests in the run folder are in wall time. They say nothing about real hardware."
+        "are given in its clock; the raw requests in the run folder are in wall time. "
+        "They say nothing about real hardware."
     )
 
 

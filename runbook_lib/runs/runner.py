@@ -6,6 +6,7 @@ import contextlib
 import platform
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from io import StringIO
 from typing import TYPE_CHECKING, Any
@@ -22,12 +23,13 @@ from runbook_lib.runs.events import EventLog
 from runbook_lib.runs.folder import new_run
 from runbook_lib.runs.manifest import write_manifest
 from runbook_lib.runs.notebook import execute_notebook
-from runbook_lib.runs.report import read_result, write_report
+from runbook_lib.runs.report import notebook_page, read_result, write_report
 from runbook_lib.runs.session import MODES, operator, redactor_for
 from runbook_lib.stages import STAGES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+    from concurrent.futures import Executor
     from pathlib import Path
 
     from runbook_lib.params import Params
@@ -133,8 +135,8 @@ def run(options: RunOptions, say: Say) -> RunOutcome:
     outcome = RunOutcome(folder, options.mode)
     say(f"run {folder.run_id}, mode {options.mode}: {folder.path.relative_to(root)}")
     try:
-        with _followed(folder, say):
-            _run_stages(outcome, _Work(options, params, folder, root), chosen, say)
+        with _followed(folder, say), ThreadPoolExecutor(1) as pages:
+            _run_stages(outcome, _Work(options, params, folder, root), chosen, say, pages)
     except KeyboardInterrupt:
         outcome.stopped_by = "SIGINT"
     if outcome.stopped_by:
@@ -203,11 +205,12 @@ class _Work:
         )
 
 
-def _run_stages(outcome: RunOutcome, work: _Work, chosen: Sequence[Stage[Any]], say: Say) -> None:
+def _run_stages(outcome: RunOutcome, work: _Work, chosen: Sequence[Stage[Any]], say: Say, pages: Executor) -> None:
     for number, stage in enumerate(chosen, start=1):
         say(f"[{number}/{len(chosen)}] {stage.title}")
         began = time.monotonic()
         result = work.notebook(stage.notebook, stage.name)
+        pages.submit(notebook_page, outcome.folder, stage.name)  # while the next kernel starts
         recorded = read_result(outcome.folder, stage.name)
         outcome.stages.append(_judged(stage, recorded, result.status, result.error))
         verdict = outcome.stages[-1]["verdict"]
@@ -219,6 +222,7 @@ def _run_stages(outcome: RunOutcome, work: _Work, chosen: Sequence[Stage[Any]], 
             return
     if not work.options.only:
         work.notebook(OVERVIEW, "overview")
+        notebook_page(outcome.folder, "overview")
 
 
 def _judged(stage: Stage[Any], recorded: dict[str, Any] | None, status: str, error: str) -> dict[str, Any]:
