@@ -66,7 +66,7 @@ def output(page: Page, words: str) -> Locator:
 def saved_cells(home: Home, page: Page, notebook: str) -> list[dict[str, Any]]:
     """Save the notebook and return its code cells as they are on the disk."""
     before = (home.path / notebook).stat().st_mtime_ns
-    menu(page, "File", "Save Notebook")
+    page.keyboard.press("Control+s")
     deadline = time.monotonic() + 20
     while (home.path / notebook).stat().st_mtime_ns == before:
         assert time.monotonic() < deadline, "JupyterLab did not save the notebook"
@@ -90,7 +90,7 @@ def test_a_click_on_approve_deploys_a_stage(home: Home, lab: Lab, tab: Tab) -> N
         approve = page.locator("button.jupyter-button", has_text="Approve and apply")
         sync_api.expect(approve).to_be_enabled()
         digest = (approve.text_content() or "").split()[-1]
-        panel = page.locator(".jp-OutputArea-output", has=approve)
+        panel = page.locator(".jp-OutputArea-output", has=page.locator("button.jupyter-button"))
         approve.scroll_into_view_if_needed()
         page.screenshot(path=tab.pictures / "before.png")
 
