@@ -11,7 +11,7 @@ from tenacity import Retrying, retry_if_result, stop_after_attempt, wait_fixed
 from runbook_lib.errors import HostError, HostUnreachable, RunbookError, StageFailed, TwinDown, UsageError
 from runbook_lib.model import Capture, Change, Command, Job, Upload
 from runbook_lib.params import HostPaths, project_root, resolve_path
-from runbook_lib.remote import Host, JobState, Target, fan_out, job_status, start_job, wait_job
+from runbook_lib.remote import Host, JobState, Target, fan_out, start_job, wait_job
 from runbook_lib.stages import HostProbe, Probes, Stage
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ PROBE_DEADLINE_S = 300.0
 ROOT_VARIABLE = "RUNBOOK_HOST_ROOT"  # set by a twin of level L0: where the host's file system begins
 _BUSY = "hccn_tool is busy"
 _POLL_S = 0.5
+_EARLY_END_S = 2.0
 _SHOWN_CHARACTERS = 400
 
 
@@ -171,7 +172,8 @@ class Cluster:
         if job.wait:
             status = wait_job(host, handle, deadline_s=job.deadline_s, poll_s=_POLL_S, on_progress=look)
         else:
-            status = job_status(host, handle)
+            # a service stays; but what ends at once shall not be waited for until the stage's deadline
+            status = wait_job(host, handle, deadline_s=_EARLY_END_S, poll_s=_POLL_S)
         if status.state in {JobState.FAILED, JobState.LOST} or (job.wait and status.state is not JobState.DONE):
             raise StageFailed(
                 f"{change.subject}: {change.summary}: the job is {status.state.value}, exit code {status.exit_code}\n"

@@ -496,7 +496,8 @@ def _uploads(host: Host, seen: HostFacts, want: Mapping[str, tuple[str, int]]) -
 
 def _script(params: Params, host: Host, facts: ServiceFacts, name: str) -> tuple[str, ...]:
     paths = facts.paths[host.name]
-    return _in_container(params, "bash", f"{paths.inside(paths.service)}/{name}")
+    folder = paths.inside(paths.service)
+    return _in_container(params, "bash", f"{folder}/{name}", folder)
 
 
 def _stop(params: Params, host: Host, facts: ServiceFacts) -> Change:

@@ -7,6 +7,7 @@ the following cells. The thread changes widget values and never prints: its outp
 from __future__ import annotations
 
 import threading
+from html import escape
 from typing import TYPE_CHECKING, Any
 
 import ipywidgets
@@ -15,6 +16,8 @@ from runbook_lib.ui.content import digest_of, error_html, findings_area_html, pl
 from runbook_lib.ui.progress import ProgressRows
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from runbook_lib.ui.protocol import StageSession
     from runbook_lib.views.style import Language
 
@@ -23,11 +26,13 @@ class Live:
     """The widgets of one stage and the one worker thread behind them.
 
     by: who is recorded as the approver
+    on_end: called by the worker thread when an apply has ended and its outcome is shown
     stale: the findings are from before an apply that was not verified
     """
 
-    def __init__(self, session: StageSession, by: str, language: Language) -> None:
+    def __init__(self, session: StageSession, by: str, language: Language, on_end: Callable[[], None]) -> None:
         self._session = session
+        self._on_end = on_end
         self._by = by
         self._language = language
         self._lock = threading.Lock()
@@ -40,12 +45,14 @@ class Live:
         self.plan: Any = ipywidgets.HTML()
         self.approve: Any = ipywidgets.Button(button_style="primary", layout={"width": "auto"})
         self.stop: Any = ipywidgets.Button(description="Stop", disabled=True)
+        # Says again what the status says: with a long plan the title is out of sight when the button is pressed.
+        self.note: Any = ipywidgets.HTML(layout={"margin": "2px 0 0 8px"})
         self.progress = ProgressRows()
         self.error: Any = ipywidgets.HTML()
         self.verify: Any = ipywidgets.HTML()
         self.approve.on_click(self._on_approve)
         self.stop.on_click(self._on_stop)
-        buttons = ipywidgets.HBox([self.approve, self.stop])
+        buttons = ipywidgets.HBox([self.approve, self.stop, self.note])
         self.box: Any = ipywidgets.VBox([self.status, self.plan, buttons, self.progress.box, self.error, self.verify])
         self.refresh()
 
@@ -68,6 +75,7 @@ class Live:
 
     def _say(self, doing: str) -> None:
         self.status.value = status_html(self._session, self._language, stale=self.stale, doing=doing)
+        self.note.value = escape(doing)
 
     def _arm(self) -> None:
         """Set the approve button to what it would do; only a plan with a digest, in apply mode, can be approved."""
@@ -137,6 +145,7 @@ class Live:
                 self.refresh(self._outcome(errors, stopped=stop.is_set()))
             except Exception as error:  # noqa: BLE001 - as above
                 self.error.value = error_html(error)
+        self._on_end()
 
     def _outcome(self, errors: list[Exception], *, stopped: bool) -> str:
         if self.stale:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from IPython.display import display
 from markupsafe import Markup
 
 from runbook_lib.ui.content import findings_area_html, plan_area_html, status_html, verdict_of
@@ -28,7 +29,8 @@ class Panel:
     ) -> None:
         self.session = session
         self.language: Language = language
-        self.live = Live(session, by, language) if interactive else None
+        self.live = Live(session, by, language, self._redisplay) if interactive else None
+        self._handle: Any = None
 
     def refresh(self) -> None:
         """Show the session's present state; for a session that was driven from elsewhere."""
@@ -45,6 +47,14 @@ class Panel:
             findings_area_html(self.session, self.language, stale=stale),
         ]
         return embed(Markup().join(inner(part) for part in parts))
+
+    def _ipython_display_(self) -> None:
+        self._handle = display(self._repr_mimebundle_(), raw=True, display_id=True)
+
+    def _redisplay(self) -> None:
+        """Replace the shown output: the static part of the saved notebook must not stay that of before the click."""
+        if self._handle is not None:
+            self._handle.update(self._repr_mimebundle_(), raw=True)
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:  # noqa: ANN401 - IPython's protocol
         bundle: dict[str, Any] = {}

@@ -120,3 +120,7 @@ def test_a_click_on_approve_deploys_a_stage(home: Home, lab: Lab, tab: Tab) -> N
     assert tab.errors == []
     assert all(cell["execution_count"] for cell in cells)
     assert [out for cell in cells for out in cell["outputs"] if out["output_type"] in {"error", "stream"}] == []
+    shown = next(cell for cell in cells if cell["source"] == ["ui.approval(stage)"])["outputs"]
+    # What stays when the kernel is gone is the state after the click.
+    assert ["".join(out["data"]["text/plain"]) for out in shown] == ["Preflight: ok"]
+    assert "install -d" not in "".join(shown[0]["data"]["text/html"])

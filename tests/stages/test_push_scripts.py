@@ -137,7 +137,7 @@ def stop(folder: Path, pid_file: str) -> None:
     """Run stop.sh as the container does."""
     (folder / "stop.sh").write_text(source("stop.sh"), encoding="utf-8")
     (folder / "daemon.pid").write_text(pid_file, encoding="utf-8")
-    subprocess.run(["bash", str(folder / "stop.sh")], check=True, timeout=DEADLINE_S)
+    subprocess.run(["bash", str(folder / "stop.sh"), str(folder)], check=True, timeout=DEADLINE_S)
     assert not (folder / "daemon.pid").exists()
 
 
@@ -197,7 +197,9 @@ def test_start_sets_old_logs_aside_and_records_what_it_starts_with(tmp_path: Pat
     for name in ("config.json", "rank_table.json", "service.env"):
         (tmp_path / name).write_text(f"# {name}\n" if name == "service.env" else name, encoding="utf-8")
     (tmp_path / "start.sh").write_text(source("start.sh"), encoding="utf-8")
-    done = subprocess.run(["bash", str(tmp_path / "start.sh")], capture_output=True, timeout=DEADLINE_S, check=False)
+    done = subprocess.run(
+        ["bash", str(tmp_path / "start.sh"), str(tmp_path)], capture_output=True, timeout=DEADLINE_S, check=False
+    )
     assert done.returncode == 1  # there is no MindIE here
     assert list((tmp_path / "plog").iterdir()) == []
     assert len(list((tmp_path / "previous").rglob("*.log"))) == 2

@@ -1,7 +1,10 @@
 #!/bin/bash
-# Written by ascend-runbook. Runs inside the container; starts the MindIE daemon of this host.
-service=$(cd "$(dirname "$0")" && pwd) || exit 1
+# Written by ascend-runbook. Runs inside the container with the service folder as its argument; starts the daemon.
+service=${1:?the service folder}
 cd "$service" || exit 1
+
+# pid and start time name this process for ever, see stop.sh; written first, so that any end is seen as one
+echo "$$ $(sed 's/.*) //' "/proc/$$/stat" | cut -d' ' -f20)" > daemon.pid
 
 # logs of earlier starts are set aside: what lies in the log folders belongs to this start
 stamp=$(date +%Y%m%dT%H%M%S)
@@ -24,7 +27,5 @@ for script in "$ascend/ascend-toolkit/set_env.sh" "$ascend/cann/set_env.sh" "$as
 done
 . ./service.env
 
-# pid and start time name this process for ever; see stop.sh
-echo "$$ $(sed 's/.*) //' "/proc/$$/stat" | cut -d' ' -f20)" > daemon.pid
 cd "$ascend/mindie/latest/mindie-service" || exit 1
 exec ./bin/mindieservice_daemon > "$service/daemon.log" 2>&1

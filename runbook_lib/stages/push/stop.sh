@@ -1,6 +1,7 @@
 #!/bin/bash
-# Written by ascend-runbook. Runs inside the container; stops the daemon that start.sh recorded, and only that.
-cd "$(dirname "$0")" || exit 1
+# Written by ascend-runbook. Runs inside the container with the service folder as its argument; stops the daemon
+# that start.sh recorded, and only that.
+cd "${1:?the service folder}" || exit 1
 [ -s daemon.pid ] || exit 0
 read -r pid started < daemon.pid
 same() { # a zombie has ended already
