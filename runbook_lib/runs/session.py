@@ -9,6 +9,7 @@ needs from the hosts, none trusts an older state.
 
 from __future__ import annotations
 
+import contextlib
 import getpass
 import json
 import os
@@ -19,8 +20,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from filelock import FileLock, Timeout
+
 from runbook_lib import stages
-from runbook_lib.errors import ApprovalNeeded, RunbookError, StageBlocked, StageFailed, UsageError
+from runbook_lib.errors import ApprovalNeeded, LockHeld, RunbookError, StageBlocked, StageFailed, UsageError
 from runbook_lib.load.knee import knee
 from runbook_lib.load.point import Point
 from runbook_lib.model import Finding, Plan, Subject, Verdict, to_json, worst
@@ -38,7 +41,7 @@ from runbook_lib.views import plans as plans_view
 from runbook_lib.views.benchmark import benchmark_html
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from runbook_lib.stages import Stage
 
@@ -229,10 +232,34 @@ class StageSession:
     def apply(self, on_progress: OnProgress | None = None, stop: threading.Event | None = None) -> Shown:
         """Make the approved changes; in other modes, or with nothing to change, say so.
 
-        The facts are read again first: a plan that is no longer the approved one is not applied.
+        The facts are read again first: a plan that is no longer the approved one is not applied. Raises LockHeld
+        while another apply to this cluster runs on this machine.
         """
         if self.mode != "apply":
             return Shown.line(f"mode {self.mode}: nothing is changed")
+        with self._alone():
+            return self._apply(on_progress, stop)
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Hold the cluster's apply lock; it ends with this process, however that ends."""
+        path = self.folder.path.parent / "apply.lock"
+        lock = FileLock(path, timeout=0, thread_local=False, is_singleton=False)
+        try:
+            lock.acquire()
+        except Timeout:
+            error = LockHeld(
+                f"another apply to {self.params.cluster.name} is under way on this machine ({path})",
+                next_command=f"runbook status params/{self.params.cluster.name}.yaml",
+            )
+            # in JupyterLab this is a second click or cell: the first apply goes on, and the stage with it
+            raise (error if interactive() else self._close_with(error)) from None
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def _apply(self, on_progress: OnProgress | None, stop: threading.Event | None) -> Shown:
         approved = self._seen().plan
         seen = self._look()
         self._refuse_unfit(seen)
@@ -242,7 +269,7 @@ class StageSession:
         by = self._approved_by(plan)
         if not by:
             if interactive():
-                return Shown.line(f"plan {plan.digest} is not approved yet: nothing was changed")
+                return Shown.line(f"plan {plan.digest} was not approved when this cell ran: see the panel above")
             raise self._close_with(
                 ApprovalNeeded(
                     f"{self.stage}: the facts changed since plan {approved.digest} was approved; nothing was changed\n"
@@ -414,7 +441,7 @@ class StageSession:
         name = self.params.cluster.name
         if self.mode == "apply" and verdict in (Verdict.FAIL, Verdict.UNKNOWN):
             if interactive() and not self._applied and self._seen().plan.changes:
-                return Shown.line("not recorded yet: the plan waits for approval")
+                return Shown.line("not recorded when this cell ran: the plan waited for approval, see the panel above")
             raise self._close_with(
                 StageFailed(
                     f"{self.stage} does not verify:\n{findings_view.findings_text(_problems(self.final_findings()))}",

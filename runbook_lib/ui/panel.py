@@ -49,7 +49,7 @@ class Panel:
         return embed(Markup().join(inner(part) for part in parts))
 
     def _ipython_display_(self) -> None:
-        self._handle = display(self._repr_mimebundle_(), raw=True, display_id=True)
+        self._handle = display(self._repr_mimebundle_(), raw=True, display_id=True)  # type: ignore[no-untyped-call] # IPython has no hints
 
     def _redisplay(self) -> None:
         """Replace the shown output: the static part of the saved notebook must not stay that of before the click."""
