@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import sys
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -134,10 +135,11 @@ def check(params: ParamsFile, stage: Stages = [], override: Override = [], as_js
     """Look for drift: what is on the hosts against what the params want. Changes nothing."""
     from runbook_lib.params import load_params
     from runbook_lib.runs.check import check_cluster, is_ok
-    from runbook_lib.runs.runner import failures
+    from runbook_lib.runs.runner import chosen_stages, failures
     from runbook_lib.views.findings import findings_text
 
-    checks = check_cluster(load_params(params, _overrides(override)), stage, say)
+    names = [each.name for each in chosen_stages(stage)]
+    checks = check_cluster(load_params(params, _overrides(override)), names, say)
     ok = is_ok(checks)
     stages = [
         {"name": each.name, "verdict": each.verdict, "findings": to_json(each.findings), "error": ""} for each in checks
@@ -199,6 +201,14 @@ def demo(
         if not keep:
             lifecycle.down(params, folder)
     _finish(outcome, as_json=as_json)
+
+
+@app.command()
+def diagnose(params: ParamsFile, override: Override = [], as_json: Json = False) -> None:
+    """Collect the logs of all hosts and name the first error of each; changes nothing."""
+    from runbook_lib.runs.runner import RunOptions
+
+    _finish(_execute(RunOptions(params, "observe", _overrides(override), ("diagnose",))), as_json=as_json)
 
 
 @app.command()
@@ -280,6 +290,8 @@ def params_new(
     """Begin a params file from an example."""
     from runbook_lib.params import load_params, project_root
 
+    if not re.fullmatch(r"[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?", name):
+        raise UsageError(f"{name!r} is no cluster name; right would be letters, digits, dot and dash, like lab-2x8")
     folder = project_root() / "params"
     source, target = folder / f"{like}.yaml", folder / f"{name}.yaml"
     if target.exists():
@@ -416,6 +428,9 @@ def main() -> None:
     except KeyboardInterrupt:
         say("stopped")
         code = SIGINT_EXIT
+    except OSError as error:
+        say(f"{error.filename or 'the operating system'}: {error.strerror}")
+        code = 1
     except RunbookError as error:
         _report(error, as_json=as_json)
         code = error.exit_code

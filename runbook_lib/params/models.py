@@ -18,6 +18,7 @@ from runbook_lib.params.secrets import SecretReference
 # hccntool_019 (HDK): on-board vNICs use 192.168.0.x to 192.168.7.x; a device IP or detect target there times out
 VNIC_RANGE = ipaddress.ip_network("192.168.0.0/21")
 CARD_HBM_GIB = 64
+_LEAST_PARTS = 3  # the root, a top directory, and one of its own
 # MindIE DeepSeek-R1 README: W8A8 about 0.65 TB on 16 cards of 64 GB, BF16 about 1.3 TB on 32
 MIN_CARDS = {"w8a8": 16, "bf16": 32}
 WEIGHTS_GB = {"w8a8": 650, "bf16": 1300}
@@ -275,10 +276,34 @@ class Params(StrictModel):
 
     @model_validator(mode="after")
     def _cross_rules(self) -> Params:
-        problems = [*_address_problems(self), *_topology_problems(self), *_capacity_problems(self)]
+        problems = [
+            *_path_problems(self),
+            *_address_problems(self),
+            *_topology_problems(self),
+            *_capacity_problems(self),
+        ]
         if problems:
             raise ValueError("\n".join(problems))
         return self
+
+
+_SYSTEM_ROOTS = frozenset({"bin", "boot", "dev", "etc", "lib", "lib64", "proc", "root", "run", "sbin", "sys", "usr"})
+
+
+def _path_problems(params: Params) -> list[str]:
+    """Owners and modes below the weights directory are set, so it must be a directory of its own."""
+    weights, work = PurePosixPath(params.model.weights.directory), PurePosixPath(params.paths.work)
+    problems = []
+    if len(weights.parts) < _LEAST_PARTS or weights.parts[1] in _SYSTEM_ROOTS:
+        problems.append(
+            f"model.weights.directory {weights} is a system or top directory, and its owners and modes are set; "
+            "right would be one of its own, like /data/weights/deepseek-r1-w8a8"
+        )
+    if weights.is_relative_to(work) or work.is_relative_to(weights):
+        problems.append(
+            f"model.weights.directory {weights} and paths.work {work} lie in each other; right would be apart"
+        )
+    return problems
 
 
 def _address_problems(params: Params) -> list[str]:

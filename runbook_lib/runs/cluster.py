@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import shlex
 import threading
+import time
 from typing import TYPE_CHECKING, Any
 
 from tenacity import Retrying, retry_if_result, stop_after_attempt, wait_fixed
 
 from runbook_lib.errors import HostError, HostUnreachable, RunbookError, StageFailed, TwinDown, UsageError
-from runbook_lib.model import Capture, Change, Command, Job, Upload
+from runbook_lib.model import Capture, Change, Command, Job, ProbeScript, Upload
 from runbook_lib.params import HostPaths, project_root, resolve_path
 from runbook_lib.remote import Host, JobState, Target, fan_out, start_job, wait_job
 from runbook_lib.stages import HostProbe, Probes, Stage
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 PROBE_DEADLINE_S = 300.0
 ROOT_VARIABLE = "RUNBOOK_HOST_ROOT"  # set by a twin of level L0: where the host's file system begins
 _BUSY = "hccn_tool is busy"
+_BUSY_TRIES = 10
 _POLL_S = 0.5
 _EARLY_END_S = 2.0
 _SHOWN_CHARACTERS = 400
@@ -127,7 +129,7 @@ class Cluster:
         def read(target: Target) -> dict[str, Capture]:
             host = self._connected(target)
             script = stage.module.probe(self.params, self.params.host(target.name), self._paths[target.name])
-            return host.probe(script) if script.sections else {}
+            return probe_unless_busy(host, script) if script.sections else {}
 
         results = fan_out(self.targets, read, deadline_s=PROBE_DEADLINE_S)
         if self.params.twin is not None and all(isinstance(each.error, HostUnreachable) for each in results.values()):
@@ -182,11 +184,23 @@ class Cluster:
             )
 
 
+def probe_unless_busy(host: Host, script: ProbeScript) -> dict[str, Capture]:
+    """Probe; sections that met a busy hccn_tool (somebody else reads or sets on this host) are asked again."""
+    captures = host.probe(script)
+    for _ in range(_BUSY_TRIES):
+        busy = tuple(each for each in script.sections if _BUSY in captures[each.key].stdout)
+        if not busy:
+            break
+        time.sleep(_POLL_S)
+        captures |= host.probe(ProbeScript(busy))
+    return captures
+
+
 def run_unless_busy(host: Host, command: Command) -> Capture:
     """Run a command; hccn_tool refuses to run twice at once on a host, so a busy answer is asked again."""
     retrying = Retrying(
         retry=retry_if_result(lambda capture: _BUSY in capture.stdout),
-        stop=stop_after_attempt(10),
+        stop=stop_after_attempt(_BUSY_TRIES),
         wait=wait_fixed(_POLL_S),
         retry_error_callback=lambda state: state.outcome.result() if state.outcome else Capture(),
     )

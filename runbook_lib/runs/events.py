@@ -207,7 +207,7 @@ def _tail(handle: int, path: Path) -> tuple[Event | None, int, bytes]:
     if _hash(last) != last.hash:
         raise RecordError(
             f"{path}: the last line was changed after it was written, so nothing can be chained to it",
-            next_command="start a new run; `runbook audit verify` shows what does not hold",
+            next_command="move that run's folder away and keep it, then start a new run",
         )
     return last, end, torn
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from ruamel.yaml import YAML
 
 from runbook_lib import __version__
-from runbook_lib.errors import UsageError
+from runbook_lib.errors import RunbookError, UsageError
 from runbook_lib.model import Verdict, to_json
 from runbook_lib.params import load_params, project_root
 from runbook_lib.runs import events
@@ -28,7 +28,7 @@ from runbook_lib.runs.session import MODES, operator, redactor_for
 from runbook_lib.stages import STAGES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterator, Sequence
     from concurrent.futures import Executor
     from pathlib import Path
 
@@ -123,7 +123,10 @@ def run(options: RunOptions, say: Say) -> RunOutcome:
         raise UsageError(f"mode {options.mode!r}; right would be one of {', '.join(MODES)}")
     root = project_root()
     params = load_params(options.params, options.overrides)
-    chosen = _chosen(options.only)
+    chosen = chosen_stages(options.only)
+    _need_notebooks(root, chosen)
+    if options.mode != "apply" and (options.yes or options.digests):
+        raise UsageError(f"--yes and --approve go with --mode apply, not {options.mode}")
     cluster = Cluster(params, root)
     try:
         cluster.reach()
@@ -139,6 +142,9 @@ def run(options: RunOptions, say: Say) -> RunOutcome:
             _run_stages(outcome, _Work(options, params, folder, root), chosen, say, pages)
     except KeyboardInterrupt:
         outcome.stopped_by = "SIGINT"
+    except RunbookError:
+        log.append("run_end", ok=False, stopped_by="an error")
+        raise
     if outcome.stopped_by:
         log.append("interrupted", by=outcome.stopped_by)
     log.append("run_end", ok=outcome.ok, stopped_by=outcome.stopped_by)
@@ -147,7 +153,14 @@ def run(options: RunOptions, say: Say) -> RunOutcome:
     return outcome
 
 
-def _chosen(only: tuple[str, ...]) -> list[Stage[Any]]:
+def _need_notebooks(root: Path, chosen: Sequence[Stage[Any]]) -> None:
+    for name in (OVERVIEW, *(stage.notebook for stage in chosen)):
+        if not (root / "notebooks" / f"{name}.ipynb").is_file():
+            raise UsageError(f"notebooks/{name}.ipynb is not there", next_command="git status notebooks")
+
+
+def chosen_stages(only: Collection[str]) -> list[Stage[Any]]:
+    """Return the stages of these names in their order, all for none. Raises UsageError for a name that is none."""
     names = [stage.name for stage in STAGES]
     for name in only:
         if name not in names:

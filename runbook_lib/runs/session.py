@@ -87,17 +87,20 @@ def open_stage(
         folder.path.mkdir(parents=True, exist_ok=True)
     else:
         folder = open_run(root / "outputs", read.cluster.name) or new_run(root / "outputs", read.cluster.name)
-    return StageSession(stages.stage(stage), read, folder, mode, root=root)
+    return StageSession(stages.stage(stage), read, folder, mode, root=root, given_run=bool(run_dir))
 
 
 class StageSession:
     """One stage of one run; see the module."""
 
-    def __init__(self, stage: Stage[Any], params: Params, folder: RunFolder, mode: str, *, root: Path) -> None:
+    def __init__(  # noqa: PLR0913 - what a stage works on
+        self, stage: Stage[Any], params: Params, folder: RunFolder, mode: str, *, root: Path, given_run: bool = False
+    ) -> None:
         self._stage = stage
         self.params = params
         self.folder = folder
         self.mode = mode
+        self._given_run = given_run
         self.cluster = Cluster(params, root)
         redactor = redactor_for(params)
         self._redactor = redactor
@@ -199,10 +202,16 @@ class StageSession:
         for event in reversed(events.read(self.folder.events)):
             if event.kind != "approval":
                 continue
-            if event.data.get("digest") == plan.digest or plan.digest in event.data.get("digests", []):
-                return str(event.data.get("by"))
+            by = str(event.data.get("by"))
+            if event.data.get("stage") == self.stage and event.data.get("digest") == plan.digest:
+                return by
+            # what was said on the runner's command line holds for the notebooks that this very runner started
+            if event.pid != os.getppid() or not self._given_run:
+                continue
+            if plan.digest in event.data.get("digests", []):
+                return by
             if event.data.get("yes") and plan.risks <= allowed:
-                return f"{event.data.get('by')} by policy"
+                return f"{by} by policy"
         return ""
 
     def approval(self) -> Shown:

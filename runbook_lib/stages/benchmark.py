@@ -50,8 +50,8 @@ def check(facts: BenchmarkFacts, params: Params) -> list[Finding]:
         findings.add(
             "BEN-MEASURED",
             Subject(),
-            Verdict.SKIPPED,
-            seen="not measured: this mode puts no load on the service",
+            Verdict.SKIPPED if facts.ready_status == _OK else Verdict.UNKNOWN,
+            seen="not measured: this mode puts no load on the service" if facts.ready_status == _OK else "not ready",
             expected=f"levels {', '.join(map(str, params.benchmark.concurrency))}",
         )
         return findings.items

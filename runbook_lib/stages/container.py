@@ -37,6 +37,7 @@ class HostFacts:
     existing: frozenset[str] | None
     tar_present: bool
     work_present: bool
+    service: frozenset[str] | None
     weights_present: bool
 
 
@@ -98,6 +99,7 @@ def probe(params: Params, host: Host, paths: HostPaths) -> ProbeScript:
             Section("mounts", ("ls", "-d", *_optional_mounts(paths))),
             Section("tar", ("ls", "-d", paths.image_tar or "/nonexistent")),
             Section("work", ("ls", "-d", paths.work)),
+            Section("service", ("ls", "-d", paths.service)),
             Section("weights", ("ls", "-d", f"{paths.weights}/config.json")),
         )
     )
@@ -120,13 +122,14 @@ def _host_facts(host: Host, seen: HostProbe) -> HostFacts:
         existing=_existing(seen.get("mounts"), _optional_mounts(seen.paths)),
         tar_present=seen.get("tar").ok,
         work_present=seen.get("work").ok,
+        service=_existing(seen.get("service"), (seen.paths.service,)),
         weights_present=seen.get("weights").ok,
     )
 
 
 def wanted(params: Params, host: Host, paths: HostPaths, seen: HostFacts) -> Wanted | None:
     """Return the container for one host: only devices and mounts that exist there; None when that is not known."""
-    if seen.devices is None or seen.existing is None:
+    if seen.devices is None or seen.existing is None or seen.service is None:
         return None
     container = params.container
     size, unit = int(container.shm_size[:-1]), container.shm_size[-1]
@@ -154,8 +157,11 @@ def wanted(params: Params, host: Host, paths: HostPaths, seen: HostFacts) -> Wan
     )
 
 
-def differences(want: Wanted, has: Container, cluster: str) -> list[str]:
-    """Return what a container has otherwise than params want, as `what: has -> wanted`."""
+def differences(want: Wanted, has: Container, cluster: str, *, service_gone: bool) -> list[str]:
+    """Return what a container has otherwise than params want, as `what: has -> wanted`.
+
+    A container whose mounted folder was deleted keeps showing the deleted one, so it must be made again.
+    """
     mounts = tuple(sorted((mount.source, mount.destination) for mount in has.mounts))
     pairs: list[tuple[str, object, object]] = [
         ("image", has.image, want.image),
@@ -165,6 +171,7 @@ def differences(want: Wanted, has: Container, cluster: str) -> list[str]:
         ("devices", tuple(sorted(has.devices)), tuple(sorted(want.devices))),
         ("mounts", mounts, want.mounts),
         (f"{MARKER}", has.env.get(MARKER), cluster),
+        ("mounted service folder", "deleted" if service_gone else "there", "there"),
     ]
     return [f"{what}: {seen} -> {right}" for what, seen, right in pairs if seen != right]
 
@@ -218,7 +225,9 @@ def _check_host(findings: Findings, params: Params, host: Host, paths: HostPaths
     findings.add("CON-MISSING", subject, Verdict.OK, seen=name, expected=name)
     verdict = Verdict.UNKNOWN if has.state is None else Verdict.OK if has.state == "running" else Verdict.FAIL
     findings.add("CON-STOPPED", subject, verdict, seen=has.state or "unreadable", expected="running")
-    _check_differences(findings, params, host, wanted(params, host, paths, seen), has)
+    want = wanted(params, host, paths, seen)
+    unlike = None if want is None else differences(want, has, params.cluster.name, service_gone=not seen.service)
+    _check_differences(findings, host, unlike)
     if _foreign(params, has):
         findings.add(
             "CON-FOREIGN",
@@ -230,10 +239,9 @@ def _check_host(findings: Findings, params: Params, host: Host, paths: HostPaths
         )
 
 
-def _check_differences(findings: Findings, params: Params, host: Host, want: Wanted | None, has: Container) -> None:
-    differ = differences(want, has, params.cluster.name) if want is not None else []
-    verdict = Verdict.UNKNOWN if want is None else Verdict.FAIL if differ else Verdict.OK
-    said = "devices or mounts of the host could not be read" if want is None else "; ".join(differ)
+def _check_differences(findings: Findings, host: Host, unlike: list[str] | None) -> None:
+    verdict = Verdict.UNKNOWN if unlike is None else Verdict.FAIL if unlike else Verdict.OK
+    said = "devices, mounts or service folder of the host could not be read" if unlike is None else "; ".join(unlike)
     findings.add(
         "CON-DIFFERS",
         Subject(host.name),
@@ -278,12 +286,13 @@ def _host_changes(params: Params, host: Host, paths: HostPaths, seen: HostFacts)
     want = wanted(params, host, paths, seen)
     if want is None or (has is not None and _foreign(params, has)):
         return changes
-    if has is not None and differences(want, has, params.cluster.name):
+    unlike = [] if has is None else differences(want, has, params.cluster.name, service_gone=not seen.service)
+    if unlike:
         changes.append(
             Change(
                 subject=subject,
                 summary=f"remove {name}, which differs from params",
-                before="; ".join(differences(want, has, params.cluster.name)),
+                before="; ".join(unlike),
                 after="no such container",
                 action=Command(("docker", "rm", "-f", name), timeout_s=120.0),
                 irreversible="what was changed inside the old container is lost",

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from runbook_lib.ascend.hccn import IpConfig, PingResult
-    from runbook_lib.ascend.hccn_detail import Lldp, Optical
+    from runbook_lib.ascend.hccn_detail import Lldp
     from runbook_lib.model import Capture
     from runbook_lib.params import Card, Host, HostPaths, Params
     from runbook_lib.stages.base import Probes
@@ -26,7 +26,7 @@ ValueT = TypeVar("ValueT")
 NAME = "network"
 EXPECTED_SPEED_MBPS = 200_000  # 910B: one 200GE RoCE port per NPU (hccn_tool reference, `-speed -g`)
 GOOD_FEC = "rs"
-_READS = ("link", "lldp", "speed", "fec", "mtu", "ip", "tls", "optical")
+_READS = ("link", "lldp", "speed", "fec", "mtu", "ip", "tls")
 _PING_TIMEOUT_S = 15.0
 
 
@@ -41,7 +41,6 @@ class CardNetwork:
     mtu: Reading[int]
     ip: Reading[IpConfig]
     tls: Reading[int]
-    optical: Reading[Optical]
     ping: Reading[PingResult] | None
 
 
@@ -97,7 +96,6 @@ def facts(params: Params, probes: Probes) -> NetworkFacts:
                 mtu=hccn.parse_mtu(seen.get(f"mtu.{number}")),
                 ip=hccn.parse_ip(seen.get(f"ip.{number}")),
                 tls=hccn.parse_tls(seen.get(f"tls.{number}")),
-                optical=hccn_detail.parse_optical(seen.get(f"optical.{number}")),
                 ping=_ping(seen.get(f"ping.{number}")) if len(params.cluster.hosts) > 1 else None,
             )
     return NetworkFacts(cards, {name: seen.paths.hccn_tool for name, seen in probes.items()})

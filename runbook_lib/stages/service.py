@@ -79,16 +79,19 @@ def _in_container(params: Params, *argv: str) -> tuple[str, ...]:
     return ("docker", "exec", params.container.name, *argv)
 
 
-def http_section(key: str, method: str, url: str, timeout_s: float, body: str = "") -> Section:
+def http_section(key: str, method: str, url: str, timeout_s: float, *body_and_gate: str) -> Section:
     """Return a probe section that makes one HTTP request from the host and prints JSON; see push/http_call.py."""
-    argv = ("python3", "-c", source("http_call.py"), method, url, str(timeout_s))
-    return Section(key, (*argv, body) if body else argv, timeout_s + 5)
+    argv = ("python3", "-c", source("http_call.py"), method, url, str(timeout_s), *body_and_gate)
+    return Section(key, argv, timeout_s + 10)
 
 
 def ready_section(params: Params) -> Section:
     """Return the readiness read of the master's management port."""
-    master = params.master.service_ip
-    return http_section("ready", "GET", f"http://{master}:{params.service.management_port}/v2/health/ready", 5.0)
+    return http_section("ready", "GET", _ready_url(params), 5.0)
+
+
+def _ready_url(params: Params) -> str:
+    return f"http://{params.master.service_ip}:{params.service.management_port}/v2/health/ready"
 
 
 def probe(params: Params, host: Host, paths: HostPaths) -> ProbeScript:
@@ -120,7 +123,7 @@ def probe(params: Params, host: Host, paths: HostPaths) -> ProbeScript:
         business = f"http://{host.service_ip}:{params.service.port}/v1/chat/completions"
         sections += [
             ready_section(params),
-            http_section("answer", "POST", business, _ANSWER_TIMEOUT_S, json.dumps(question)),
+            http_section("answer", "POST", business, _ANSWER_TIMEOUT_S, json.dumps(question), _ready_url(params)),
             Section("listening", ("ss", "-Hlnt")),
         ]
     return ProbeScript(tuple(sections))
@@ -226,8 +229,8 @@ def _default(params: Params, seen: HostFacts) -> Mapping[str, Any] | None:
     if seen.default_config.value is not None:
         return seen.default_config.value
     schema = images.image_facts(params.container.image).schema
-    running = seen.container.value is not None and seen.container.value.state == "running"
-    return None if running or schema is None else mindie_defaults.default_config(schema)
+    # a container that is there but does not answer has a default that we do not know; without one, ours is a preview
+    return None if seen.container.value is not None or schema is None else mindie_defaults.default_config(schema)
 
 
 def _settings(params: Params, host: Host, paths: HostPaths) -> mindie_config.ServiceSettings:

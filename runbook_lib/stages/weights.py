@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from runbook_lib.ascend import images
-from runbook_lib.model import Change, Command, Finding, Job, ProbeScript, Section, Subject, Upload, Verdict
+from runbook_lib.model import Change, Command, Finding, Job, ProbeScript, Risk, Section, Subject, Upload, Verdict
 from runbook_lib.stages.base import Findings, apply_command
 from runbook_lib.stages.push import source
 
@@ -25,6 +25,8 @@ _DEADLINE_S = 48 * 3600.0  # 1.3 TB at 10 MB/s
 _SOURCE_TIMEOUT_S = 20.0
 _DIRECTORY_MODE = 0o750  # the service refuses anything more open (field report; MindIE DeepSeek-R1 README)
 _CONFIG_MODE = 0o640
+_WATCHED_BITS = 0o427  # the owner reads, the group does not write, others nothing
+_OWNER_READS = 0o400
 _MANIFEST = "manifest.json"
 _CONFIG = "config.json"
 
@@ -220,7 +222,7 @@ def _wrong_modes(seen: HostFacts) -> list[str]:
         elif path == _CONFIG:
             fine = entry.mode == _CONFIG_MODE
         else:
-            fine = entry.mode & 0o027 == 0
+            fine = entry.mode & _WATCHED_BITS == _OWNER_READS
         if not fine:
             wrong.append(f"{path or '.'} {entry.mode:o}")
     return wrong
@@ -281,9 +283,21 @@ def _check_files(
     size = sum(int(entry["size"]) for entry in files.values())
     expected = f"{len(files)} files, {size / 1e9:.2f} GB, every sha256 as the source lists it"
     said = (
-        f"{len(missing)} of {len(files)} files missing or not verified" if missing else f"{len(files)} files verified"
+        f"{len(missing)} of {len(files)} files missing, changed or not verified"
+        if missing
+        else f"{len(files)} files, sha256 right when fetched, size and time unchanged since"
     )
     findings.judge("WGT-MISSING", subject, ok=not missing, seen=said, expected=expected)
+    # the loader reads every *.safetensors of the directory, listed or not (MindIE-LLM hub.py)
+    strays = sorted(path for path in seen.entries if path.endswith(".safetensors") and path not in files)
+    findings.add(
+        "WGT-STRAY",
+        subject,
+        Verdict.FAIL if strays else Verdict.OK,
+        seen=", ".join(strays[:3]) or "none",
+        expected="no weights file beside those of the source's list",
+        next_command=f"ls -l {directory}   # on {host.name}; move away what does not belong there",
+    )
     links = [path for path, entry in seen.entries.items() if entry.kind == "l"]
     findings.judge(
         "WGT-SYMLINK",
@@ -394,7 +408,7 @@ def _fetch_changes(params: Params, host: Host, paths: HostPaths, seen: HostFacts
             before=f"{missing} files missing or not verified",
             after="every file verified",
             action=Job("weights", argv, _DEADLINE_S, progress=True),
-            irreversible="downloaded weights are kept; `runbook teardown` removes them when asked",
+            irreversible="downloaded weights are kept",
             phase=1,
             fixes=("WGT-MISSING", "WGT-SYMLINK"),
         )
@@ -416,6 +430,7 @@ def _access_changes(params: Params, host: Host, paths: HostPaths, seen: HostFact
                 after=owner,
                 action=Command(("chown", "-R", owner, paths.weights), 600.0),
                 irreversible="the owners before are not kept file by file",
+                risk=Risk.DISRUPTIVE,
                 phase=2,
                 fixes=("WGT-OWNER",),
             )
@@ -431,6 +446,7 @@ def _access_changes(params: Params, host: Host, paths: HostPaths, seen: HostFact
                 after=options[-1],
                 action=Command(("chmod", *options, path), 600.0),
                 irreversible="the modes before are not kept file by file",
+                risk=Risk.DISRUPTIVE,
                 phase=2,
                 fixes=("WGT-MODE",),
             )

@@ -86,7 +86,7 @@ def test_a_click_on_approve_deploys_a_stage(home: Home, lab: Lab, tab: Tab) -> N
     set_parameters(home, NOTEBOOK, params=home.params, mode="apply")
     with tab.picture_on_failure():
         run_all(page, lab, NOTEBOOK)
-        sync_api.expect(output(page, "not recorded yet")).to_be_visible(timeout=30_000)
+        sync_api.expect(output(page, "not recorded when this cell ran")).to_be_visible(timeout=30_000)
         approve = page.locator("button.jupyter-button", has_text="Approve and apply")
         sync_api.expect(approve).to_be_enabled()
         digest = (approve.text_content() or "").split()[-1]

@@ -216,7 +216,6 @@ def _card_answer(params: Params, host: Host, card: Card, read: str, *, bare: boo
             f"dev_id:{card.id}, tls switch[{int(bare)}](0:disable, 1:enable), tls preconfigured[1]"
             "(0:non-preset, 1:preset), tls alarm time threshold[60]days\n"
         ),
-        "optical": bad("Optical module is not present.\n"),
         "ping": bad("Cmd execute failed!\n")
         if bare
         else good(
@@ -241,7 +240,6 @@ def _cards(params: Params, host: Host, *, bare: bool, bare_ip: bool) -> dict[str
         "mtu",
         "ip",
         "tls",
-        "optical",
         "ping",
         "gateway",
         "netdetect",
@@ -332,8 +330,13 @@ def _container(params: Params, host: Host, paths: HostPaths, *, bare: bool) -> d
         "mounts": bad(gone, 2, there),
         "tar": good(paths.image_tar + "\n"),
         "work": good(paths.work + "\n"),
+        "service": gone_folder(paths.service) if bare else good(paths.service + "\n"),
         "weights": good(f"{paths.weights}/config.json\n"),
     }
+
+
+def gone_folder(path: str) -> Capture:
+    return bad(f"ls: cannot access '{path}': No such file or directory\n", 2)
 
 
 def _service_unstarted(params: Params, host: Host, paths: HostPaths) -> dict[str, Capture]:

@@ -25,7 +25,6 @@ PLANNING = ["preflight", "network", "gateway", "weights", "container", "service"
 SILENT = {
     ("preflight", "present"): "only lessens the room that is asked for",
     ("preflight", "ours"): "a healthy host has no container yet, and docker ps says so too",
-    ("network", "optical"): "a copper cable has no module; evidence only",
     ("gateway", "ip"): "decides whether this stage waits for network",
     ("weights", "tool"): "decides whether the downloader is pushed",
     ("weights", "work"): "decides whether this stage waits for preflight",
