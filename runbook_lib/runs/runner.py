@@ -222,7 +222,11 @@ def _run_stages(outcome: RunOutcome, work: _Work, chosen: Sequence[Stage[Any]], 
     for number, stage in enumerate(chosen, start=1):
         say(f"[{number}/{len(chosen)}] {stage.title}")
         began = time.monotonic()
-        result = work.notebook(stage.notebook, stage.name)
+        try:
+            result = work.notebook(stage.notebook, stage.name)
+        except KeyboardInterrupt:
+            outcome.stages.append(_judged(stage, read_result(outcome.folder, stage.name), "interrupted", "Ctrl-C"))
+            raise
         pages.submit(notebook_page, outcome.folder, stage.name)  # while the next kernel starts
         recorded = read_result(outcome.folder, stage.name)
         outcome.stages.append(_judged(stage, recorded, result.status, result.error))
@@ -242,7 +246,7 @@ def _judged(stage: Stage[Any], recorded: dict[str, Any] | None, status: str, err
     """Return a stage's result; what the notebook did not record is unknown, and a notebook that failed is an error."""
     if recorded is None:
         recorded = {"findings": [], "changes": [], "waits_for": [], "digest": "", "seconds": None, "plan_ok": False}
-        recorded |= {"name": stage.name, "verdict": Verdict.UNKNOWN, "error": ""}
+        recorded |= {"name": stage.name, "verdict": Verdict.UNKNOWN, "error": "", "plan": None}
     if status != "completed" and not recorded["error"]:
         recorded["error"] = f"notebook {status}: {error}"
     return recorded
