@@ -17,10 +17,8 @@ from runbook_lib import stages
 from runbook_lib.params import load_params
 from runbook_lib.runs import events
 from runbook_lib.runs.cluster import Cluster
-from runbook_lib.runs.events import EventLog
-from runbook_lib.runs.folder import RunFolder, new_run
+from runbook_lib.runs.folder import RunFolder
 from runbook_lib.runs.manifest import verify_manifest
-from runbook_lib.runs.redaction import Redactor
 
 if TYPE_CHECKING:
     from tests.end_to_end.conftest import Home
@@ -163,23 +161,6 @@ def test_a_missing_gateway_is_named_and_only_that_is_repaired(home: Home) -> Non
         ("node2", 3, "set gateway to 192.168.11.203")
     ]
     assert home.runbook("check", home.params).code == 0
-
-
-def test_what_another_process_was_allowed_approves_nothing(home: Home, tmp_path: Path) -> None:
-    """A run that a killed runner left open carries its --yes; a notebook that joins it must ask anew."""
-    folder = new_run(home.path / "outputs", "e2e")
-    log = EventLog(folder.events, Redactor())
-    log.append("run_start", mode="apply", stages=STAGES)
-    log.append("approval", by="somebody", yes=True, digests=[])
-    assert home.runbook("twin", "inject", home.params, "gateway-missing", "--host", "node1", "--card", "5").code == 0
-    argv = [str(Path(sys.executable).with_name("papermill")), "notebooks/30_gateway.ipynb", str(tmp_path / "out.ipynb")]
-    argv += ["-p", "params", home.params, "-p", "mode", "apply"]
-    done = subprocess.run(argv, cwd=home.path, env=home.env, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode != 0
-    assert "ApprovalNeeded" in (tmp_path / "out.ipynb").read_text(encoding="utf-8")
-    assert "no gateway" in home.ssh(1, "hccn_tool -i 5 -gateway -g 2>&1 || true")
-    log.append("run_end", ok=False, stopped_by="the test")
-    assert home.runbook("run", home.params, "--mode", "apply", "--yes", "--stage", "gateway").code == 0
 
 
 def test_plain_papermill_runs_a_stage(home: Home, tmp_path: Path) -> None:
