@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import getpass
-import json
 import os
 import socket
 import threading
@@ -487,12 +486,3 @@ def interactive() -> bool:
 def operator() -> str:
     """Return who runs this, for the record."""
     return f"{getpass.getuser()}@{socket.gethostname()}"
-
-
-def stage_result(folder: RunFolder, stage: str) -> dict[str, Any] | None:
-    """Return a stage's recorded result, None when there is none."""
-    path = folder.stage_json(stage)
-    if not path.is_file():
-        return None
-    result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return result
