@@ -1,0 +1,174 @@
+"""Commands that run stages, look for drift, and read back: run, plan, check, status, demo, diagnose."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from runbook_lib.cli.base import (
+    SIGINT_EXIT,
+    SIGTERM_EXIT,
+    Json,
+    Override,
+    ParamsFile,
+    Stages,
+    app,
+    emit,
+    overrides_of,
+    say,
+    twin_of,
+)
+from runbook_lib.errors import RunbookError
+from runbook_lib.model import Verdict, to_json
+
+DEMO_PARAMS = "params/demo.yaml"
+
+
+@app.command()
+def run(  # noqa: PLR0913, PLR0917 - the options of one command
+    params: ParamsFile,
+    mode: Annotated[str, typer.Option(help="observe, plan or apply.")] = "plan",
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Approve what the params' policy allows; never destructive.")
+    ] = False,
+    approve: Annotated[list[str], typer.Option(help="Approve the plan with this digest.")] = [],
+    stage: Stages = [],
+    override: Override = [],
+    as_json: Json = False,
+) -> None:
+    """Run the stages' notebooks headless, and write a record and a report."""
+    from runbook_lib.runs.runner import RunOptions
+
+    options = RunOptions(params, mode, overrides_of(override), tuple(stage), yes, tuple(approve))
+    _finish(_execute(options), as_json=as_json)
+
+
+@app.command()
+def plan(params: ParamsFile, stage: Stages = [], override: Override = [], as_json: Json = False) -> None:
+    """Show what a run would change; the same as run --mode plan."""
+    from runbook_lib.runs.runner import RunOptions
+
+    _finish(_execute(RunOptions(params, "plan", overrides_of(override), tuple(stage))), as_json=as_json)
+
+
+def _execute(options: Any) -> Any:  # noqa: ANN401 - RunOptions and RunOutcome, imported late
+    from runbook_lib.runs.runner import run as execute
+
+    return execute(options, say)
+
+
+def _finish(outcome: Any, *, as_json: bool) -> NoReturn:  # noqa: ANN401 - RunOutcome, imported late
+    if as_json:
+        emit(outcome.to_json())
+    else:
+        _print_outcome(outcome)
+    if outcome.stopped_by:
+        raise typer.Exit(SIGINT_EXIT if outcome.stopped_by == "SIGINT" else SIGTERM_EXIT)
+    raise typer.Exit(0 if outcome.ok else 1)
+
+
+def _print_outcome(outcome: Any) -> None:  # noqa: ANN401 - see _finish
+    from runbook_lib.model import Finding, Plan, from_json
+    from runbook_lib.views.findings import findings_text
+    from runbook_lib.views.plans import plan_text
+
+    for stage in outcome.stages:
+        waits = f", waits for {', '.join(stage['waits_for'])}" if stage["waits_for"] else ""
+        print(f"{stage['name']}: {stage['verdict']}{waits}")
+        bad = [
+            each
+            for each in from_json(list[Finding], stage["findings"])
+            if each.verdict in {Verdict.FAIL, Verdict.UNKNOWN}
+        ]
+        if stage["error"]:
+            print(f"  {stage['error']}")
+        elif bad:
+            print(findings_text(bad))
+        if outcome.mode == "plan" and stage["plan"]:
+            print(plan_text(from_json(Plan, stage["plan"])))
+    if outcome.stopped_by:
+        print(f"stopped by {outcome.stopped_by}; the record says where")
+    print(f"{'ok' if outcome.ok else 'not ok'}")
+    print(outcome.report)
+
+
+@app.command()
+def check(params: ParamsFile, stage: Stages = [], override: Override = [], as_json: Json = False) -> None:
+    """Look for drift: what is on the hosts against what the params want. Changes nothing."""
+    from runbook_lib.params import load_params
+    from runbook_lib.runs.check import check_cluster, is_ok
+    from runbook_lib.runs.runner import chosen_stages, failures
+    from runbook_lib.views.findings import findings_text
+
+    names = [each.name for each in chosen_stages(stage)]
+    checks = check_cluster(load_params(params, overrides_of(override)), names, say)
+    ok = is_ok(checks)
+    stages = [
+        {"name": each.name, "verdict": each.verdict, "findings": to_json(each.findings), "error": ""} for each in checks
+    ]
+    if as_json:
+        emit({"ok": ok, "stages": stages, "failures": failures(stages)})
+    else:
+        for each in checks:
+            print(f"{each.name}: {each.verdict}")
+            bad = [finding for finding in each.findings if finding.verdict not in {Verdict.OK, Verdict.SKIPPED}]
+            if bad:
+                print(findings_text(bad))
+        print("ok" if ok else "not ok")
+    raise typer.Exit(0 if ok else 1)
+
+
+@app.command()
+def status(params: ParamsFile, as_json: Json = False) -> None:
+    """Say where the cluster's newest run stands, from its record."""
+    from runbook_lib.runs.overview import open_overview
+
+    view = open_overview(params)
+    if view.folder is None:
+        raise RunbookError(f"no run of {view.params.cluster.name} yet", next_command=f"runbook run {params}")
+    shown = view.stages()
+    good = {"ok", "warn", "skipped"}
+    ok = all(state in good for state in shown.data.values())
+    if as_json:
+        states = [{"name": name, "state": state} for name, state in shown.data.items()]
+        emit(
+            {
+                "ok": ok,
+                "run_dir": str(view.folder.path),
+                "stages": states,
+                "failures": [each for each in states if each["state"] not in good],
+            }
+        )
+    else:
+        print(f"run {view.folder.run_id}\n{shown.text}\n{view.next_step().text}")
+    raise typer.Exit(0 if ok else 1)
+
+
+@app.command()
+def demo(
+    keep: Annotated[bool, typer.Option("--keep", help="Leave the twin up afterwards.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Take an emulated two-server cluster from bare to benchmarked, on a fresh twin of its own."""
+    from runbook_lib.runs.runner import RunOptions
+    from runbook_lib.twin import lifecycle
+
+    params, folder = twin_of(DEMO_PARAMS)
+    say("starting two emulated servers, bare and joined back to back")
+    try:
+        level = lifecycle.up(params, folder, fresh=True)
+        say(f"the twin is up, isolation level {level.level}")
+        outcome = _execute(RunOptions(DEMO_PARAMS, "apply", yes=True))
+    finally:
+        if not keep:
+            lifecycle.down(params, folder)
+    _finish(outcome, as_json=as_json)
+
+
+@app.command()
+def diagnose(params: ParamsFile, override: Override = [], as_json: Json = False) -> None:
+    """Collect the logs of all hosts and name the first error of each; changes nothing."""
+    from runbook_lib.runs.runner import RunOptions
+
+    _finish(_execute(RunOptions(params, "observe", overrides_of(override), ("diagnose",))), as_json=as_json)
