@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Never
 
+from runbook_lib.ascend.plain import labelled, lines_of, plain
 from runbook_lib.ascend.reading import Reading, first_words, found, not_run, refusal, unreadable, unset
 
 if TYPE_CHECKING:
@@ -131,11 +132,12 @@ def _plain_version(text: str) -> DockerVersion:
     versions: dict[str, str] = {}
     arch: str | None = None
     block = ""
-    for line in text.splitlines():
+    for each in lines_of(plain(text)):
+        line = each.text
         head = re.match(r"(Client|Server)\b", line)
         if head:
             block = head.group(1)
-        pair = re.match(r"\s+(Version|OS/Arch):\s*(\S+)", line)
+        pair = None if each.open else re.fullmatch(r"\s+(Version|OS/Arch):\s*(\S+)\s*", line)
         if pair and pair.group(1) == "Version" and block:
             versions.setdefault(block, pair.group(2))  # the engine comes first, its parts follow
         elif pair and block == "Server" and arch is None:
@@ -159,12 +161,32 @@ def parse_version(capture: Capture) -> Reading[DockerVersion]:
     return found(version, first_words(capture))
 
 
+def _plain_info(capture: Capture) -> Reading[DockerInfo]:
+    """Read `docker info` without a format: `Label: value` lines, those of plugins further in than ours."""
+
+    def value(label: str) -> str | None:
+        return labelled(capture.stdout, label, r"\S.*")
+
+    info = DockerInfo(
+        server_version=value("server version"),
+        root_dir=value("docker root dir"),
+        default_runtime=value("default runtime"),
+        runtimes=tuple(sorted((value("runtimes") or "").split())),
+        storage_driver=value("storage driver"),
+        architecture=value("architecture"),
+    )
+    down = re.search(r"^errors?: ", plain(capture.stdout), re.IGNORECASE | re.MULTILINE)
+    return found(info) if info.server_version and not down else unreadable(capture)
+
+
 def parse_info(capture: Capture) -> Reading[DockerInfo]:
-    """Read `docker info --format json` (or `{{json .}}`)."""
+    """Read `docker info`, as JSON (`--format json`, `{{json .}}`) or plain."""
     refused = _refused(capture)
     if refused:
         return refused
     data = _json(capture.stdout)
+    if data is None:
+        return _plain_info(capture)
     if not isinstance(data, dict) or data.get("ServerErrors"):
         return unreadable(capture)
     info = DockerInfo(
@@ -178,20 +200,60 @@ def parse_info(capture: Capture) -> Reading[DockerInfo]:
     return found(info) if info.server_version else unreadable(capture)
 
 
-def _rows(capture: Capture) -> Reading[list[dict[str, Any]]]:
-    """Read one JSON object per line; one bad line makes the whole list unreadable."""
+def _json_rows(text: str) -> list[dict[str, Any]] | None:
+    """Read one JSON object per line; one bad line spoils the whole list."""
+    rows = [_json(line) for line in text.splitlines() if line.strip()]
+    return rows if all(isinstance(row, dict) for row in rows) else None
+
+
+def _table_rows(text: str, columns: Mapping[str, str]) -> list[dict[str, Any]] | None:
+    """Read a table for people by the places of its headings. `columns`: heading -> the name in the JSON form.
+
+    None when a heading is missing or a word of a row stands across two columns.
+    """
+    lines = [line for line in lines_of(plain(text)) if line.text.strip()]
+    heading = lines[0].text if lines else ""
+    starts = {match.start(): match.group() for match in re.finditer(r"\S+(?: \S+)*", heading)}
+    if not set(columns) <= set(starts.values()):
+        return None
+    places = sorted(starts)
+    rows: list[dict[str, Any]] = []
+    for line in lines[1:]:
+        words = line.text
+        across = any(place < len(words) and (words[place] == " " or words[place - 1] != " ") for place in places[1:])
+        # PORTS is the one column that may be empty
+        if line.open or (across and not _only_ports_empty(words, starts)) or len(words) <= places[-1]:
+            return None
+        ends = [*places[1:], len(words)]
+        cells = {starts[place]: words[place:end].strip() for place, end in zip(places, ends, strict=True)}
+        rows.append({columns[name]: cell for name, cell in cells.items() if name in columns})
+    return rows
+
+
+def _only_ports_empty(words: str, starts: Mapping[int, str]) -> bool:
+    """Whether every column but PORTS begins where its heading stands."""
+    return all(
+        place < len(words) and words[place] != " " and (not place or words[place - 1] == " ")
+        for place, name in starts.items()
+        if name != "PORTS"
+    )
+
+
+def _rows(capture: Capture, columns: Mapping[str, str]) -> Reading[list[dict[str, Any]]]:
+    """Read rows, as JSON lines or as a table for people."""
     refused = _refused(capture)
     if refused:
         return refused
-    rows = [_json(line) for line in capture.stdout.splitlines() if line.strip()]
-    if not all(isinstance(row, dict) for row in rows):
-        return unreadable(capture)
-    return found(rows)
+    rows = _json_rows(capture.stdout)
+    if rows is None:
+        rows = _table_rows(capture.stdout, columns)
+    return unreadable(capture) if rows is None else found(rows)
 
 
 def parse_images(capture: Capture) -> Reading[tuple[ImageRow, ...]]:
-    """Read `docker images --format '{{json .}}'`; no image at all is an empty tuple."""
-    reading = _rows(capture)
+    """Read `docker images`, as JSON lines or as the table; no image at all is an empty tuple."""
+    columns = {"REPOSITORY": "Repository", "TAG": "Tag", "IMAGE ID": "ID", "SIZE": "Size"}
+    reading = _rows(capture, columns)
     if reading.value is None:
         return Reading(None, reading.state, reading.message, reading.reason)
     images: list[ImageRow] = []
@@ -204,8 +266,8 @@ def parse_images(capture: Capture) -> Reading[tuple[ImageRow, ...]]:
 
 
 def parse_ps(capture: Capture) -> Reading[tuple[ContainerRow, ...]]:
-    """Read `docker ps -a --no-trunc --format '{{json .}}'`; old clients have no State, it follows Status."""
-    reading = _rows(capture)
+    """Read `docker ps -a`, as JSON lines or as the table; where State is missing it follows from Status."""
+    reading = _rows(capture, {"CONTAINER ID": "ID", "IMAGE": "Image", "STATUS": "Status", "NAMES": "Names"})
     if reading.value is None:
         return Reading(None, reading.state, reading.message, reading.reason)
     containers: list[ContainerRow] = []

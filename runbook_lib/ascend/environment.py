@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -98,6 +99,21 @@ def environment_problems(image_tag: str, environment: Mapping[str, str], world_s
         found.append(f"MIES_CONTAINER_IP is not set; the node cannot find itself in the rank table ({_LLM})")
     if environment.get("MIES_SERVICE_MONITOR_MODE") != "1":
         found.append(f"MIES_SERVICE_MONITOR_MODE is not 1; /metrics answers 500 ({_LLM})")
+    return found
+
+
+def parse_env_file(text: str) -> dict[str, str]:
+    """Return the variables of a file of exports, as a shell would set them; lines that it cannot read set nothing."""
+    found: dict[str, str] = {}
+    for line in text.splitlines():
+        try:
+            words = shlex.split(line, comments=True)
+        except ValueError:
+            continue
+        for word in words[1:] if words[:1] == ["export"] else words[:1]:
+            name, equals, value = word.partition("=")
+            if equals:
+                found[name] = value
     return found
 
 

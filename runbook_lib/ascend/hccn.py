@@ -27,6 +27,21 @@ from runbook_lib.ascend.hccn_detail import (
     parse_route,
     parse_stat,
 )
+from runbook_lib.ascend.hccn_other import (
+    parse_arp,
+    parse_bandwidth,
+    parse_cfg,
+    parse_duplex,
+    parse_hw_stats,
+    parse_pci,
+    parse_raw,
+    parse_set,
+    parse_shaping,
+    parse_udp,
+    parse_version,
+    parse_vnic,
+)
+from runbook_lib.ascend.plain import BLANKS, closed_ip, labelled, plain
 from runbook_lib.ascend.reading import (
     Reading,
     first_words,
@@ -51,6 +66,9 @@ __all__ = [
     "parse_optical", "parse_ping", "parse_route", "parse_speed", "parse_stat", "parse_tls",
 ]  # fmt: skip
 
+_GATEWAY = r"([0-9a-f.:]+)(?:[ \t]*,[ \t]*Iface[ \t]*:[ \t]*(\S+))?"
+_LARGEST_MTU = 9702  # hccn_tool takes 68..9702
+_LONGEST_PREFIX = 128
 _LOSS_ROUNDING = 0.51  # per cent; the tool prints two digits, some builds none
 
 
@@ -101,23 +119,45 @@ class PingResult:
     target: str | None = None
 
 
-def _ipv4(text: str) -> str | None:
+def _address(text: str | None) -> str | None:
+    """Return an IPv4 or IPv6 address in its usual spelling."""
     try:
-        return str(ipaddress.IPv4Address(text.strip()))
+        return str(ipaddress.ip_address((text or "").strip()))
     except ValueError:
         return None
 
 
-def _values(text: str, pattern: str) -> set[str]:
-    """Return the distinct values after a label at the start of a line, with or without `[devid N]`."""
-    line = rf"^[ \t]*(?:\[(?:devid|device) [0-9]+\])?[ \t]*{pattern}[ \t]*$"
-    return {match.group(1).strip() for match in re.finditer(line, text, re.IGNORECASE | re.MULTILINE)}
+def _ipv4(text: str | None) -> str | None:
+    try:
+        return str(ipaddress.IPv4Address((text or "").strip()))
+    except ValueError:
+        return None
 
 
-def _one(text: str, pattern: str) -> str | None:
-    """Return the one value of a label; two different answers are no answer."""
-    values = _values(text.replace("\r", ""), pattern)
-    return values.pop() if len(values) == 1 else None
+def _is_mask(text: str) -> bool:
+    """Whether an IPv4 address is a mask: ones, then zeros."""
+    flipped = int(ipaddress.IPv4Address(text)) ^ 0xFFFFFFFF
+    return flipped & (flipped + 1) == 0
+
+
+def _always(value: str) -> bool:  # noqa: ARG001 - one of the answers to "is this word whole?"
+    """Say that a word that has the right form is whole: no longer one begins with it."""
+    return True
+
+
+def _closed_mtu(value: str) -> bool:
+    return int(value[:9]) * 10 > _LARGEST_MTU
+
+
+def _closed_fec(value: str) -> bool:
+    return value.lower().endswith(" mode")
+
+
+def _closed_gateway(value: str) -> bool:
+    """Whether a cut gateway line is whole: eth1 may go on as eth12 on a host with 16 chips, eth3 cannot."""
+    address, comma, iface = value.partition(",")
+    name = iface.rpartition(":")[2].strip()
+    return name not in {"", "eth1"} and bool(re.fullmatch("eth[0-9]+", name)) if comma else closed_ip(address)
 
 
 def parse_link(capture: Capture) -> Reading[bool]:
@@ -125,7 +165,7 @@ def parse_link(capture: Capture) -> Reading[bool]:
     refused = refusal(capture)
     if refused:
         return refused
-    word = _one(capture.stdout, r"link status[ \t]*:[ \t]*(\S+)")
+    word = labelled(capture.stdout, "link[ \t]+status", "UP|DOWN", _always)
     state = {"UP": True, "DOWN": False}.get((word or "").upper())
     return unreadable(capture) if state is None else found(state, first_words(capture))
 
@@ -145,13 +185,25 @@ def parse_ip(capture: Capture) -> Reading[IpConfig]:
     early = _preset(capture, r"no ip was preset")
     if early:
         return early
-    address = _ipv4(_one(capture.stdout, r"ipaddr[ \t]*:[ \t]*(\S+)") or "")
-    netmask = _ipv4(_one(capture.stdout, r"netmask[ \t]*:[ \t]*(\S+)") or "")
-    if address is None or netmask is None:
+    address = _address(labelled(capture.stdout, "ip[ \t]*addr(?:ess)?", whole=closed_ip))
+    if address is not None and ":" in address:
+        return _inet6(capture, address)
+    netmask = _ipv4(labelled(capture.stdout, "net[ \t]*mask", whole=closed_ip))
+    if address is None or netmask is None or not _is_mask(netmask):
         return unreadable(capture)
     if address == "0.0.0.0":  # noqa: S104 - compared with what the tool prints for "none"; nothing is bound
         return unset(first_words(capture))
     return found(IpConfig(address, netmask), first_words(capture))
+
+
+def _inet6(capture: Capture, address: str) -> Reading[IpConfig]:
+    """Read the second line of an IPv6 answer: a prefix length, or a mask in IPv6 form."""
+    mask = labelled(capture.stdout, "net[ \t]*mask|prefix(?:[ _]?len(?:gth)?)?")
+    length = to_int(mask or "")
+    if length is not None and 0 <= length <= _LONGEST_PREFIX:
+        return found(IpConfig(address, str(length)), first_words(capture))
+    wide = _address(mask)
+    return found(IpConfig(address, wide), first_words(capture)) if wide and ":" in wide else unreadable(capture)
 
 
 def parse_gateway(capture: Capture) -> Reading[Gateway]:
@@ -159,9 +211,9 @@ def parse_gateway(capture: Capture) -> Reading[Gateway]:
     early = _preset(capture, r"no gateway was preset")
     if early:
         return early
-    line = _one(capture.stdout, r"default gateway[ \t]*:[ \t]*(\S[^\n]*?)")
-    match = re.fullmatch(r"([^,\s]+)(?:[ \t]*,[ \t]*Iface[ \t]*:[ \t]*(\S+))?", line or "")
-    address = _ipv4(match.group(1)) if match else None
+    line = labelled(capture.stdout, "(?:default[ \t]+)?gateway", _GATEWAY, _closed_gateway)
+    match = re.fullmatch(_GATEWAY, line or "", re.IGNORECASE)
+    address = _address(match.group(1)) if match else None
     if match is None or address is None:
         return unreadable(capture)
     if address == "0.0.0.0":  # noqa: S104 - see parse_ip
@@ -174,7 +226,7 @@ def parse_netdetect(capture: Capture) -> Reading[str]:
     refused = refusal(capture)
     if refused:
         return refused
-    address = _ipv4(_one(capture.stdout, r"netdetect addr(?:ess)?[ \t]*:[ \t]*(\S+)") or "")
+    address = _address(labelled(capture.stdout, "netdetect[ \t]+addr(?:ess)?", whole=closed_ip))
     if address is None:
         return unreadable(capture)
     if address == "0.0.0.0":  # noqa: S104 - see parse_ip
@@ -187,9 +239,9 @@ def parse_net_health(capture: Capture) -> Reading[NetHealth]:
     refused = refusal(capture)
     if refused:
         return refused
-    word = _one(capture.stdout, r"net health status[ \t]*:[ \t]*(\S[^\n]*?)")
+    word = labelled(capture.stdout, "net[ \t_]+health[ \t]+status", r"\S.*", _always)
     for status in NetHealth:
-        if word is not None and status.value.lower() == word.lower():
+        if word is not None and status.value.lower() == " ".join(word.lower().split()):
             return found(status, first_words(capture))
     return unreadable(capture)
 
@@ -204,21 +256,21 @@ def parse_tls(capture: Capture) -> Reading[int]:
     refused = refusal(capture)
     if refused:
         return refused
-    values = set(re.findall(r"tls switch[ \t]*\[([^\]\n]*)\]", capture.stdout, re.IGNORECASE))
-    if values in ({"0"}, {"1"}):
-        return found(int(values.pop()), first_words(capture))
+    text = plain(capture.stdout)
+    switches = re.findall(r"tls[ \t]+switch[ \t]*\[[ \t]*([^\]\n]*?)[ \t]*\]", text, re.IGNORECASE)
+    whole = len(switches) == len(re.findall(r"tls[ \t]+switch", text, re.IGNORECASE))
+    if whole and set(switches) in ({"0"}, {"1"}):
+        return found(int(switches[0]), first_words(capture))
     return unreadable(capture)
 
 
 def _counts(text: str) -> tuple[int, int, float] | None:
     """Return (sent, received, loss in per cent) when the summary line is there and adds up."""
-    summary = re.search(
-        r"^[ \t]*([0-9]+) packets transmitted,[ \t]*([0-9]+) received,[ \t]*([0-9.]+)[ \t]*% packets? loss",
-        text,
-        re.MULTILINE,
-    )
-    if summary is None:
+    pattern = r"^[ \t]*([0-9]+) packets? transmitted,[ \t]*([0-9]+) received,[ \t]*([0-9.]+)[ \t]*% packets? loss"
+    summaries = list(re.finditer(pattern, text, re.MULTILINE))
+    if len(summaries) != 1:
         return None
+    summary = summaries[0]
     sent, received, loss = to_int(summary.group(1)), to_int(summary.group(2)), to_float(summary.group(3))
     if sent is None or received is None or loss is None or sent == 0 or received > sent:
         return None
@@ -236,17 +288,18 @@ def parse_ping(capture: Capture) -> Reading[PingResult]:
     absent = not_run(capture)
     if absent:
         return absent
-    text = capture.stdout.replace("\r", "")
+    text = BLANKS.sub(" ", plain(capture.stdout))
     counts = _counts(text)
-    if counts is None:
+    targets = set(re.findall(r"^[ \t]*device [0-9]+ PING (\S+)", text, re.MULTILINE))
+    if counts is None or len(targets) > 1:
         return refusal(capture) or unreadable(capture)
     times: list[float] = []
-    for number, unit in re.findall(r"^[ \t]*recv seq[ =]*[0-9]+,[ \t]*time[ =]*([0-9.]+)(ms|us)", text, re.MULTILINE):
+    answered = r"^[ \t]*recv seq[ =]*[0-9]+[ \t]*,[ \t]*time[ =]*([0-9.]+)[ \t]*(ms|us)"
+    for number, unit in re.findall(answered, text, re.MULTILINE):
         value = to_float(number)
         if value is not None:
-            times.append(value if unit == "ms" else value / 1000)
-    target = re.search(r"^[ \t]*device [0-9]+ PING (\S+)", text, re.MULTILINE)
-    result = PingResult(*counts, times_ms=tuple(times), target=target.group(1) if target else None)
+            times.append(value if unit == "ms" else round(value / 1000, 9))
+    result = PingResult(*counts, times_ms=tuple(times), target=targets.pop() if targets else None)
     return found(result, first_words(capture))
 
 
@@ -255,7 +308,7 @@ def parse_speed(capture: Capture) -> Reading[int]:
     refused = refusal(capture)
     if refused:
         return refused
-    word = _one(capture.stdout, r"speed[ \t]*:[ \t]*(\S[^\n]*?)") or ""
+    word = labelled(capture.stdout, "speed", r"[0-9]+[ \t]*Mb/s|unknown!?", _always) or ""
     if word.lower().startswith("unknown"):
         return Reading(None, "error", first_words(capture), "failed")
     match = re.fullmatch(r"([0-9]+)[ \t]*Mb/s", word, re.IGNORECASE)
@@ -268,7 +321,7 @@ def parse_mtu(capture: Capture) -> Reading[int]:
     refused = refusal(capture)
     if refused:
         return refused
-    value = to_int(_one(capture.stdout, r"mtu[ \t]*:[ \t]*(\S+)") or "")
+    value = to_int(labelled(capture.stdout, "mtu", "[0-9]+", _closed_mtu) or "")
     return unreadable(capture) if value is None else found(value, first_words(capture))
 
 
@@ -277,8 +330,8 @@ def parse_fec(capture: Capture) -> Reading[str]:
     refused = refusal(capture)
     if refused:
         return refused
-    word = _one(capture.stdout, r"fec mode[ \t]*:[ \t]*(\S+)(?:[ \t]+FEC mode)?")
-    return unreadable(capture) if word is None else found(word.lower(), first_words(capture))
+    words = labelled(capture.stdout, "fec[ \t]+mode", r"[a-z]+(?:[ \t]+FEC[ \t]+mode)?", _closed_fec)
+    return unreadable(capture) if words is None else found(words.split()[0].lower(), first_words(capture))
 
 
 def parse_mac(capture: Capture) -> Reading[str]:
@@ -286,7 +339,7 @@ def parse_mac(capture: Capture) -> Reading[str]:
     refused = refusal(capture)
     if refused:
         return refused
-    word = _one(capture.stdout, r"mac addr[ \t]*:[ \t]*((?:[0-9a-f]{2}:){5}[0-9a-f]{2})")
+    word = labelled(capture.stdout, "mac[ \t]+addr(?:ess)?", "(?:[0-9a-f]{2}:){5}[0-9a-f]{2}", _always)
     return unreadable(capture) if word is None else found(word.lower(), first_words(capture))
 
 
@@ -308,6 +361,21 @@ PARSERS: Mapping[str, Callable[[Capture], Reading[object]]] = {
     "stat": parse_stat,
     "route": parse_route,
     "mac": parse_mac,
+    "duplex": parse_duplex,
+    "bandwidth": parse_bandwidth,
+    "vnic": parse_vnic,
+    "udp": parse_udp,
+    "version": parse_version,
+    "pci": parse_pci,
+    "shaping": parse_shaping,
+    "hw_stats": parse_hw_stats,
+    "arp": parse_arp,
+    "cfg": parse_cfg,
+    "set": parse_set,
+    "status": parse_raw,
+    "pfc": parse_raw,
+    "tc": parse_raw,
+    "roce_test": parse_raw,
 }
 
 

@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from runbook_lib.ascend.plain import BLANKS, DAMAGED, DEVICE, is_elision, is_noise, labelled, lines_of, plain
 from runbook_lib.ascend.reading import (
     Reading,
     first_words,
@@ -22,8 +23,9 @@ if TYPE_CHECKING:
 
     from runbook_lib.model import Capture
 
-_DEVICE = r"^[ \t]*(?:\[(?:devid|device) [0-9]+\])?[ \t]*"
 _ROUTE_COLUMNS = 8
+_LINES = re.IGNORECASE | re.MULTILINE
+_MAC = "(?:[0-9a-f]{2}[:-]){5}[0-9a-f]{2}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,18 +94,20 @@ def parse_lldp(capture: Capture) -> Reading[Lldp]:
     refused = refusal(capture)
     if refused:
         return refused
-    if not capture.stdout.strip() and not capture.stderr.strip():
+    text = BLANKS.sub(" ", plain(capture.stdout))
+    if not text.strip() and not capture.stderr.strip():
         return unset()
-    text = capture.stdout.replace("\r", "")
-    names = set(re.findall(r"^[ \t]*Ifname[ \t]*:[ \t]*(\S[^\n]*?)[ \t]*$", text, re.MULTILINE))
-    if len(names) != 1:
+    name = labelled(text, "ifname", r"\S.*")
+    if name is None:
         return unreadable(capture)
-    mac = re.search(r"Chassis ID TLV[ \t]*\n[ \t]*MAC[ \t]*:[ \t]*(\S+)", text)
-    system = re.search(r"System (?:Name|Description) TLV[ \t]*\n[ \t]*(\S[^\n]*)", text)
+    macs = set(re.findall(rf"Chassis ID TLV[ \t]*\n[ \t]*MAC[ \t]*:[ \t]*({_MAC})[ \t]*$", text, _LINES))
+    systems = set(re.findall(r"System Description TLV[ \t]*\n[ \t]*(\S[^\n]*)\n", text))
+    names = set(re.findall(r"System Name TLV[ \t]*\n[ \t]*(\S[^\n]*)\n", text))
+    system = names or systems
     lldp = Lldp(
-        names.pop(),
-        mac.group(1).lower() if mac else None,
-        system.group(1).strip() if system else None,
+        name,
+        macs.pop().lower() if len(macs) == 1 else None,
+        system.pop().strip() if len(system) == 1 and (names or "System Name" not in text) else None,
     )
     return found(lldp, first_words(capture))
 
@@ -119,14 +123,20 @@ def parse_optical(capture: Capture) -> Reading[Optical]:
     if refused:
         return refused
     values: dict[str, str] = {}
-    for line in capture.stdout.splitlines():
-        key, colon, value = line.partition(":")
-        if colon and key.strip() and value.strip():
-            values[key.strip()] = value.strip()
+    doubtful: set[str] = set()
+    for line in lines_of(plain(capture.stdout)):
+        key, colon, value = (" ".join(part.split()) for part in line.text.partition(":"))
+        if not colon or not key or not value or is_noise(line.text):
+            continue
+        if line.open or DAMAGED in line.text or values.get(key, value) != value:
+            doubtful.add(key)
+        values[key] = value
     present = {"present": True, "not present": False}.get(values.pop("present", "").lower())
-    if present is None:
+    if present is None or "present" in doubtful:
         return unreadable(capture)
-    return found(Optical(present, values), first_words(capture))
+    return found(
+        Optical(present, {key: value for key, value in values.items() if key not in doubtful}), first_words(capture)
+    )
 
 
 def parse_link_stat(capture: Capture) -> Reading[LinkStat]:
@@ -134,17 +144,16 @@ def parse_link_stat(capture: Capture) -> Reading[LinkStat]:
     refused = refusal(capture)
     if refused:
         return refused
-    text = capture.stdout.replace("\r", "")
-    up = re.search(rf"{_DEVICE}link up count[ \t]*:[ \t]*([0-9]+)[ \t]*$", text, re.MULTILINE)
-    down = re.search(rf"{_DEVICE}link down count[ \t]*:[ \t]*([0-9]+)[ \t]*$", text, re.MULTILINE)
-    up_count = to_int(up.group(1)) if up else None
-    if up_count is None:
+    text = BLANKS.sub(" ", plain(capture.stdout))
+    up_count = to_int(labelled(text, "link up count", "[0-9]+") or "")
+    if up_count is None or len(set(re.findall(r"\[(?:devid|device) *([0-9]+)\]", text))) > 1:
         return unreadable(capture)
+    down_count = to_int(labelled(text, "link down count", "[0-9]+") or "")
     records = tuple(
-        LinkRecord(at.strip(), word == "UP")
-        for at, word in re.findall(rf"{_DEVICE}(\S[^\n]*?)[ \t]+LINK (UP|DOWN)[ \t]*$", text, re.MULTILINE)
+        LinkRecord(" ".join(at.split()), word.upper() == "UP")
+        for at, word in re.findall(rf"^{DEVICE}([a-z]{{3}} [^\n]*?)[ \t]+LINK (UP|DOWN)[ \t]*$", text, _LINES)
     )
-    return found(LinkStat(up_count, to_int(down.group(1)) if down else None, records), first_words(capture))
+    return found(LinkStat(up_count, down_count, records), first_words(capture))
 
 
 def parse_stat(capture: Capture) -> Reading[Mapping[str, int]]:
@@ -153,9 +162,12 @@ def parse_stat(capture: Capture) -> Reading[Mapping[str, int]]:
     if refused:
         return refused
     counters: dict[str, int] = {}
-    for match in re.finditer(r"^[ \t]*([a-z][a-z0-9_]*)[ \t]*:[ \t]*(\S+)[ \t\r]*$", capture.stdout, re.MULTILINE):
+    for line in lines_of(plain(capture.stdout)):
+        match = re.fullmatch(r"[ \t]*([a-z][a-z0-9_]*)[ \t]*:[ \t]*(\S+)[ \t]*", line.text)
+        if match is None or line.open:
+            continue
         value = to_int(match.group(2))
-        if value is None:
+        if value is None or counters.get(match.group(1), value) != value:
             return unreadable(capture)
         counters[match.group(1)] = value
     return found(counters, first_words(capture)) if counters else unreadable(capture)
@@ -166,10 +178,13 @@ def parse_route(capture: Capture) -> Reading[tuple[Route, ...]]:
     refused = refusal(capture)
     if refused:
         return refused
-    lines = [line.split() for line in capture.stdout.splitlines() if line.strip()]
+    given = [line for line in lines_of(plain(capture.stdout)) if not is_noise(line.text) and not is_elision(line.text)]
+    lines = [line.text.split() for line in given]
     heading = next((n for n, words in enumerate(lines) if words[:2] == ["Destination", "Gateway"]), None)
-    if heading is None:
+    if heading is None or lines[heading][-1] != "Iface":
         return unreadable(capture)
+    if given[-1].open:
+        lines.pop()  # its last word may be cut off
     rows = lines[heading + 1 :]
     if any(len(words) != _ROUTE_COLUMNS for words in rows):
         return unreadable(capture)
@@ -177,16 +192,17 @@ def parse_route(capture: Capture) -> Reading[tuple[Route, ...]]:
 
 
 def parse_conf(text: str) -> HccnConf:
-    """Read an hccn.conf: `key_<card>=value` lines with `#` comments."""
+    """Read an hccn.conf: `key_<card>=value` lines with `#` comments. What cannot be trusted is no setting."""
     cards: dict[int, dict[str, str]] = {}
     other: dict[str, str] = {}
     bad: list[str] = []
-    for raw in text.splitlines():
-        line = raw.strip()
+    doubtful: list[tuple[dict[str, str], str]] = []
+    for given in lines_of(plain(text)):
+        line = given.text.strip()
         if not line or line.startswith("#"):
             continue
         key, equals, value = (part.strip() for part in line.partition("="))
-        if not equals or not re.fullmatch(r"[A-Za-z][A-Za-z0-9_.]*", key):
+        if not equals or not value or given.open or DAMAGED in line or not re.fullmatch(r"[A-Za-z][A-Za-z0-9_.]*", key):
             bad.append(line)
             continue
         numbered = re.fullmatch(r"(.+)_([0-9]{1,3})", key)
@@ -196,5 +212,8 @@ def parse_conf(text: str) -> HccnConf:
         name = numbered.group(1) if numbered and is_card else key
         if target.get(name, value) != value:
             bad.append(line)
-        target[name] = value
-    return HccnConf(cards, other, tuple(bad))
+            doubtful.append((target, name))
+        target.setdefault(name, value)
+    for target, name in doubtful:
+        target.pop(name, None)
+    return HccnConf({card: values for card, values in cards.items() if values}, other, tuple(bad))

@@ -41,6 +41,15 @@ class ImageFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class ModelKey:
+    """A key of ModelConfig that an image needs in words when several hosts carry one instance."""
+
+    key: str
+    why: str
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
 class ImageProblem:
     """A combination that is known to fail, or not known at all."""
 
@@ -64,6 +73,12 @@ def image_version(tag: str) -> str | None:
     """Return the version at the start of a tag, with or without a repository in front."""
     match = re.match(r"([0-9]+\.[0-9A-Za-z]+(?:\.[0-9A-Za-z]+)*)(?:-|$)", tag.rpartition(":")[2])
     return match.group(1) if match else None
+
+
+def needed_model_keys(version: str | None) -> tuple[ModelKey, ...]:
+    """Return the keys of ModelConfig without which several hosts do not start."""
+    row = _row(version) if version else None
+    return tuple(ModelKey(**each) for each in (row or {}).get("model_keys", ()))
 
 
 def image_facts(tag: str) -> ImageFacts:

@@ -7,7 +7,7 @@ them, local time of the process; comparing two hosts is as good as their clocks.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -42,6 +42,7 @@ _PLAIN = re.compile(  # Python's logging and what resembles it
     rf"\[?{_STAMP}\S*\s.{{0,200}}?\b(?P<level>DEBUG|INFO|WARN(?:ING)?|ERROR|FATAL|CRITICAL)\b(?P<text>.*)", re.ASCII
 )
 _BARE = re.compile(r"\b(?:ERROR|FATAL)\b|^\s*(?:\w+\.)*\w*(?:Error|Exception):|^ERR:")
+_RAISED = re.compile(r"(?:\w+\.)*\w*(?:Error|Exception):", re.ASCII)
 _CODE = re.compile(r"\b(MIE\d{2}E[0-9A-F]{6,8}|E[A-Z]\d{4}|E\d{5})\b")
 _ERROR_LEVELS = frozenset({"ERROR", "FATAL", "CRITICAL", "ERR"})
 _LINK_COLUMNS = 7
@@ -135,6 +136,8 @@ def parse_line(line: str, source: str = "", number: int = 0) -> LogError | None:
 def errors_of(text: str, source: str = "") -> Iterator[LogError]:
     """Yield the error lines of one text: by their level, or without a stamp by a word or a known signature."""
     for number, line in enumerate(text.splitlines(), start=1):
+        if not line.strip():
+            continue
         parsed = parse_line(line, source, number)
         if parsed is not None:
             if parsed.level in _ERROR_LEVELS:
@@ -163,7 +166,12 @@ def first_error(texts: Mapping[str, str]) -> LogError | None:
         for error in errors_of(text, source):
             (stamped if error.at else bare).append(error)
     if stamped:
-        return min(stamped, key=lambda error: (error.at, error.source, error.line))
+        earliest = min(stamped, key=lambda error: (error.at, error.source, error.line))
+        # within one file lines stand in their order: a cause without a stamp that stands before came before
+        before = (error for error in bare if error.source == earliest.source and error.line < earliest.line)
+        named = (error for error in before if match(error.text) or _RAISED.match(error.text))
+        cause = next((error for error in named if not _is_followup(error)), None)
+        return earliest if cause is None else replace(cause, at=earliest.at)
     return next((error for error in bare if not _is_followup(error)), bare[0] if bare else None)
 
 

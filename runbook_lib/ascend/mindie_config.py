@@ -53,6 +53,8 @@ class ServiceSettings:
     multi_node: bool = True
     npu_mem_size: int = -1
     allow_all_zero_ip: bool = False
+    https: bool = False
+    support_select_batch: bool = False
     parallel: Mapping[str, int] | None = None
 
 
@@ -92,7 +94,7 @@ def _model(deploy: Json) -> Json:
 def render(default: Mapping[str, Any], settings: ServiceSettings) -> Json:
     """Return the default with our settings merged in; keys that we do not know stay as they are.
 
-    TLS is switched off on all planes: a daemon with TLS on and no certificates does not start.
+    TLS between the nodes is off: a daemon with TLS on and no certificates does not start. So is https unless asked for.
     Raises TypeError when a section of the default has the wrong type.
     """
     config = copy.deepcopy(dict(default))
@@ -107,7 +109,7 @@ def render(default: Mapping[str, Any], settings: ServiceSettings) -> Json:
         "metricsPort": settings.metrics_port,
         "allowAllZeroIpListening": settings.allow_all_zero_ip,
         "maxLinkNum": settings.max_link_num,
-        "httpsEnabled": False,
+        "httpsEnabled": settings.https,
         "interCommTLSEnabled": False,
     }
     backend |= {
@@ -134,5 +136,6 @@ def render(default: Mapping[str, Any], settings: ServiceSettings) -> Json:
         "maxBatchSize": settings.max_batch_size,
         "maxIterTimes": settings.max_iter_times,
         "maxQueueDelayMicroseconds": settings.max_queue_delay_us,
+        "supportSelectBatch": settings.support_select_batch,
     }
     return config

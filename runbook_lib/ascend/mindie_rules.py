@@ -82,7 +82,8 @@ _RANGES = (
 _MAX_LINKS: dict[str, int] = {"1.0": 1000, "2.x": 4096}
 
 
-def _get(config: Mapping[str, Any], path: str) -> Any:  # noqa: ANN401 - a value out of foreign JSON
+def value_of(config: Mapping[str, Any], path: str) -> Any:  # noqa: ANN401 - a value out of foreign JSON
+    """Return the value at a dotted path (`A.B[0].c`), None where there is none."""
     node: Any = config
     for part in path.split("."):
         name, indexed = part.removesuffix("[0]"), part.endswith("[0]")
@@ -93,13 +94,13 @@ def _get(config: Mapping[str, Any], path: str) -> Any:  # noqa: ANN401 - a value
 
 
 def _int(config: Mapping[str, Any], path: str) -> int | None:
-    value = _get(config, path)
+    value = value_of(config, path)
     return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
 def detect_schema(config: Mapping[str, Any]) -> Schema | None:
     """Tell the generation by its keys, since the version string does not; None when the keys do not tell."""
-    server, log = _get(config, _SERVER), _get(config, "LogConfig")
+    server, log = value_of(config, _SERVER), value_of(config, "LogConfig")
     if isinstance(server, dict) and {"tokenTimeout", "e2eTimeout", "distDPServerEnabled"} & server.keys():
         return "2.x"
     if isinstance(server, dict) and ("kmcKsfMaster" in server or (isinstance(log, dict) and "logLevel" in log)):
@@ -111,7 +112,7 @@ def _ranges(config: Mapping[str, Any], schema: Schema | None) -> Iterator[Config
     links = _Range(_SERVER, "maxLinkNum", 1, _MAX_LINKS.get(schema or "1.0", 1000))
     for rule in (*_RANGES, links):
         path = f"{rule.section}.{rule.key}"
-        value = _get(config, path)
+        value = value_of(config, path)
         if value is None:
             if rule.required:
                 yield ConfigProblem(path, "missing", f"{rule.low}..{rule.high}", "a required key", _DOC)
@@ -122,7 +123,7 @@ def _ranges(config: Mapping[str, Any], schema: Schema | None) -> Iterator[Config
     npu = _int(config, f"{_MODEL}.npuMemSize")
     if npu is None or (npu != -1 and not 0 < npu <= _MOST):
         yield ConfigProblem(
-            f"{_MODEL}.npuMemSize", repr(_get(config, f"{_MODEL}.npuMemSize")), "-1 or more than 0",
+            f"{_MODEL}.npuMemSize", repr(value_of(config, f"{_MODEL}.npuMemSize")), "-1 or more than 0",
             "-1 lets the service size the KV cache", _DOC,
         )  # fmt: skip
 
@@ -137,19 +138,19 @@ def _words(config: Mapping[str, Any]) -> Iterator[ConfigProblem]:
         (f"{_SCHEDULE}.templateName", ("Standard_LLM",)),
     )
     for path, allowed in choices:
-        value = _get(config, path)
+        value = value_of(config, path)
         if value not in allowed:
             yield ConfigProblem(path, repr(value), " or ".join(allowed), "the daemon knows no other word", _DOC)
     for path in (f"{_SERVER}.allowAllZeroIpListening", f"{_SERVER}.httpsEnabled"):
-        if not isinstance(_get(config, path), bool):
-            yield ConfigProblem(path, repr(_get(config, path)), "true or false", "a required switch", _DOC)
-    name = _get(config, f"{_MODEL}.modelName")
+        if not isinstance(value_of(config, path), bool):
+            yield ConfigProblem(path, repr(value_of(config, path)), "true or false", "a required switch", _DOC)
+    name = value_of(config, f"{_MODEL}.modelName")
     if not isinstance(name, str) or not _MODEL_NAME.fullmatch(name):
         yield ConfigProblem(
             f"{_MODEL}.modelName", repr(name), "1..256 of letters, digits, . _ - and none of . _ - at the ends",
             "clients name the model by it", _DOC,
         )  # fmt: skip
-    weights = _get(config, f"{_MODEL}.modelWeightPath")
+    weights = value_of(config, f"{_MODEL}.modelWeightPath")
     if not isinstance(weights, str) or not weights.startswith("/"):
         yield ConfigProblem(
             f"{_MODEL}.modelWeightPath", repr(weights), "an absolute path inside the container",
@@ -159,29 +160,35 @@ def _words(config: Mapping[str, Any]) -> Iterator[ConfigProblem]:
 
 def _addresses(config: Mapping[str, Any]) -> Iterator[ConfigProblem]:
     path = f"{_SERVER}.ipAddress"
-    address = _get(config, path)
+    address = value_of(config, path)
     try:
         everywhere = ipaddress.ip_address(address if isinstance(address, str) else "").is_unspecified
     except ValueError:
         yield ConfigProblem(path, repr(address), "an IPv4 or IPv6 address", "the service listens on it", _DOC)
         return
-    if everywhere and _get(config, f"{_SERVER}.allowAllZeroIpListening") is not True:
+    if everywhere and value_of(config, f"{_SERVER}.allowAllZeroIpListening") is not True:
         yield ConfigProblem(
             f"{_SERVER}.allowAllZeroIpListening", "not true", "true, or a real address in ipAddress",
             "listening on all addresses must be allowed in words", _DOC,
         )  # fmt: skip
 
 
-def _tls(config: Mapping[str, Any]) -> Iterator[ConfigProblem]:
-    for path, default, why in (
-        (f"{_SERVER}.httpsEnabled", True, "without certificates the end point does not start"),
-        (f"{_SERVER}.interCommTLSEnabled", True, "without certificates the nodes cannot talk to each other"),
-        (f"{_BACKEND}.interNodeTLSEnabled", True, "without certificates the slave cannot join (MIE04E121107)"),
-    ):
-        value = _get(config, path)
+def _tls(config: Mapping[str, Any], *, certificates: bool) -> Iterator[ConfigProblem]:
+    planes = [
+        (f"{_SERVER}.interCommTLSEnabled", "without certificates the nodes cannot talk to each other"),
+        (f"{_BACKEND}.interNodeTLSEnabled", "without certificates the slave cannot join (MIE04E121107)"),
+    ]
+    if not certificates:
+        planes.insert(0, (f"{_SERVER}.httpsEnabled", "without certificates the end point does not start"))
+    for path, why in planes:
+        value = value_of(config, path)
         if value is not False:
-            seen = "missing (the default is true)" if value is None and default else repr(value)
+            seen = "missing (the default is true)" if value is None else repr(value)
             yield ConfigProblem(path, seen, "false", why, _DOC)
+    if certificates and value_of(config, f"{_SERVER}.httpsEnabled") is not False:
+        for key in ("tlsCaPath", "tlsCaFile", "tlsCert", "tlsPk"):
+            if not value_of(config, f"{_SERVER}.{key}"):
+                yield ConfigProblem(f"{_SERVER}.{key}", "missing", "a path below the service's folder", "https", _DOC)
 
 
 def _no_more(config: Mapping[str, Any], low: str, high: str, why: str, source: str) -> Iterator[ConfigProblem]:
@@ -191,7 +198,7 @@ def _no_more(config: Mapping[str, Any], low: str, high: str, why: str, source: s
         yield ConfigProblem(low, str(small), f"at most {high.rpartition('.')[2]} = {large}", why, source)
 
 
-def _lengths(config: Mapping[str, Any], schema: Schema | None) -> Iterator[ConfigProblem]:
+def _lengths(config: Mapping[str, Any]) -> Iterator[ConfigProblem]:
     seq, inputs = f"{_DEPLOY}.maxSeqLen", f"{_DEPLOY}.maxInputTokenLen"
     prefill, iters = f"{_SCHEDULE}.maxPrefillTokens", f"{_SCHEDULE}.maxIterTimes"
     batch = f"{_SCHEDULE}.maxBatchSize"
@@ -204,14 +211,17 @@ def _lengths(config: Mapping[str, Any], schema: Schema | None) -> Iterator[Confi
         yield ConfigProblem(
             f"{_MODEL}.cpuMemSize", "0", "more than 0", "preempted requests are swapped to CPU memory", _DOC
         )
-    yield from _dead_end(config, schema)
 
 
-def _dead_end(config: Mapping[str, Any], schema: Schema | None) -> Iterator[ConfigProblem]:
+def dead_end(
+    config: Mapping[str, Any], *, larger_budget: bool, block_size: int = 128, blocks: int | None = None
+) -> Iterator[ConfigProblem]:
     """Rule R1: a request that was thrown out must be able to come back in one prefill.
 
     It comes back as input plus all tokens generated so far. When that is more than the token budget of a
     prefill batch it waits for ever at the head of the queue, and everything behind it too.
+    larger_budget: the budget is max(maxSeqLen, maxPrefillTokens), as after MindIE 2.0. blocks: KV blocks of a dp
+    group; when maxBatchSize sequences of full length fit into them nobody is ever thrown out. None: not known.
     """
     seq = _int(config, f"{_DEPLOY}.maxSeqLen")
     inputs = _int(config, f"{_DEPLOY}.maxInputTokenLen")
@@ -219,19 +229,23 @@ def _dead_end(config: Mapping[str, Any], schema: Schema | None) -> Iterator[Conf
     iters = _int(config, f"{_SCHEDULE}.maxIterTimes")
     if seq is None or inputs is None or prefill is None or iters is None:
         return
-    longest = min(seq, inputs + iters) - 1
-    budget = max(seq, prefill) if schema == "2.x" else prefill
-    if budget < longest:
+    longest = min(seq, min(inputs, seq - 1) + iters) - 1
+    budget = max(seq, prefill) if larger_budget else prefill
+    batch = _int(config, f"{_SCHEDULE}.maxBatchSize")
+    safe = blocks is not None and batch is not None and batch * -(-(longest + 1) // block_size) <= blocks
+    if budget < longest and not safe:
         yield ConfigProblem(
             f"{_SCHEDULE}.maxPrefillTokens", str(prefill), f"at least {longest} (simplest: maxSeqLen = {seq})",
-            "a preempted request returns with its input and its answer so far in one prefill; if that does "
-            "not fit, the service stands still while its health stays green", _SCHEDULER,
+            f"a preempted request returns with its input and its answer so far, min(maxSeqLen {seq}, "
+            f"maxInputTokenLen {inputs} + maxIterTimes {iters}) - 1 = {longest} tokens, in one prefill of at most "
+            f"{budget}; what does not fit waits for ever, and the service stands still while its health stays green",
+            _SCHEDULER,
         )  # fmt: skip
 
 
 def _cards(config: Mapping[str, Any], schema: Schema | None, total_cards: int | None) -> Iterator[ConfigProblem]:
     path = f"{_BACKEND}.npuDeviceIds"
-    groups = _get(config, path)
+    groups = value_of(config, path)
     ids = groups[0] if isinstance(groups, list) and groups and isinstance(groups[0], list) else None
     if ids is None or not all(isinstance(card, int) and not isinstance(card, bool) for card in ids):
         yield ConfigProblem(path, repr(groups)[:80], "like [[0, 1, 2, 3, 4, 5, 6, 7]]", "a required key", _DOC)
@@ -244,7 +258,7 @@ def _cards(config: Mapping[str, Any], schema: Schema | None, total_cards: int | 
                 f"{_MODEL}.worldSize", str(world), f"{len(ids)}, the number of npuDeviceIds",
                 "worldSize counts the cards of this node", _DOC,
             )  # fmt: skip
-    if _get(config, f"{_BACKEND}.multiNodesInferEnabled") is True:
+    if value_of(config, f"{_BACKEND}.multiNodesInferEnabled") is True:
         instances = _int(config, f"{_BACKEND}.modelInstanceNumber")
         if instances not in {1, None}:
             yield ConfigProblem(
@@ -254,7 +268,7 @@ def _cards(config: Mapping[str, Any], schema: Schema | None, total_cards: int | 
 
 
 def _parallel(config: Mapping[str, Any], schema: Schema | None, total_cards: int | None) -> Iterator[ConfigProblem]:
-    model = _get(config, _MODEL)
+    model = value_of(config, _MODEL)
     given = {key: model[key] for key in _PARALLEL if key in model} if isinstance(model, dict) else {}
     if given and schema == "1.0":
         yield ConfigProblem(
@@ -279,19 +293,24 @@ def _parallel(config: Mapping[str, Any], schema: Schema | None, total_cards: int
 
 
 def problems(
-    config: Mapping[str, Any], schema: Schema | None = None, total_cards: int | None = None
+    config: Mapping[str, Any],
+    schema: Schema | None = None,
+    total_cards: int | None = None,
+    *,
+    certificates: bool = False,
 ) -> list[ConfigProblem]:
-    """Return everything that does not hold in a configuration; never raises on odd data.
+    """Return everything that the daemon refuses in a configuration; never raises on odd data. See also `dead_end`.
 
     schema: the generation; taken from the keys when None, and the stricter older rules when they do not tell.
     total_cards: cards of the whole cluster, to compare the parallel sizes with; None compares nothing.
+    certificates: whether the certificates of the business port are there, so that https may be on.
     """
     known = schema or detect_schema(config)
     return [
         *_ranges(config, known),
         *_words(config),
         *_addresses(config),
-        *_tls(config),
-        *_lengths(config, known),
+        *_tls(config, certificates=certificates),
+        *_lengths(config),
         *_cards(config, known, total_cards),
     ]

@@ -1,4 +1,4 @@
-"""Parsers for npu-smi: cards, processes, board and health.
+"""Parser for the table of `npu-smi info`: cards and processes. The other forms stand in npu_smi_values.
 
 Formats: the open source of the tool (hicann/driver, npucli) and captures from 24.1 and 25.0 hosts. Nothing
 raises; a cell that cannot be read is None, a row that cannot be read is kept and shown.
@@ -7,18 +7,35 @@ raises; a cell that cannot be read is None, a row that cannot be read is kept an
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any
 
+from runbook_lib.ascend.npu_smi_values import (
+    HEALTH_WORDS,
+    Board,
+    Health,
+    KeyValues,
+    parse_board,
+    parse_health,
+    parse_keyvalues,
+)
+from runbook_lib.ascend.plain import is_elision, lines_of, plain
 from runbook_lib.ascend.reading import Reading, first_words, found, refusal, to_float, to_int, unreadable
 
 if TYPE_CHECKING:
     from runbook_lib.model import Capture
 
-HEALTH_WORDS = frozenset({"OK", "Warning", "Alarm", "Critical", "UNKNOWN"})  # npu_common.c of the tool
+__all__ = [
+    "HEALTH_WORDS", "Board", "Card", "Health", "KeyValues", "NpuInfo", "Process", "parse_board", "parse_health",
+    "parse_info", "parse_keyvalues",
+]  # fmt: skip
+
 _CARD_CELLS = 3
 _PROCESS_CELLS = 4
+_SHORTEST_ROW = 2
 _RATIO = re.compile(r"([0-9]+)\s*/\s*([0-9]+)")
+_HEALTH = re.compile(r"[A-Za-z]+(?:[ _/-][A-Za-z]+)?")
+_BUS_ID = re.compile(r"(?:[0-9A-Fa-f]{4,8}:)?[0-9A-Fa-f]{2}:[0-9A-Fa-f]{2}\.[0-9A-Fa-f]|NA|N/A|-", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,85 +93,44 @@ class NpuInfo:
         return () if card in self.said_idle else None
 
 
-@dataclass(frozen=True, slots=True)
-class KeyValues:
-    """`key : value` lines in order; a key may come once per section."""
-
-    pairs: tuple[tuple[str, str], ...]
-
-    def get(self, key: str) -> str | None:
-        """Return the first value of a key."""
-        return next((value for name, value in self.pairs if name == key), None)
-
-
-@dataclass(frozen=True, slots=True)
-class Board:
-    """What `-t board` says. `software_version` is the driver; "NA" is None."""
-
-    npu_id: int | None
-    software_version: str | None
-    firmware_version: str | None
-    compatibility: str | None
-    bus_id: str | None
-    product_name: str | None = None
-    serial_number: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Health:
-    """What `-t health` says: status word, error codes as printed, and the tool's explanation."""
-
-    status: str
-    codes: tuple[str, ...] = ()
-    information: str = ""
-
-
-def _cells(line: str) -> list[str]:
-    return [cell.strip() for cell in line.strip().strip("|").split("|")]
-
-
-def _ratio(text: str, *, last: bool) -> tuple[int | None, int | None]:
-    pairs = _RATIO.findall(text)
-    if not pairs:
-        return None, None
-    used, total = pairs[-1 if last else 0]
-    return to_int(used), to_int(total)
+def _cells(line: str) -> list[str] | None:
+    """Return the cells of a row; None for a row without its closing bar, which may be cut off anywhere."""
+    words = line.strip()
+    if len(words) < _SHORTEST_ROW or not words.startswith("|") or not words.endswith("|"):
+        return None
+    return [cell.strip() for cell in words[1:-1].split("|")]
 
 
 def _first_row(cells: list[str]) -> Card | None:
     match = re.fullmatch(r"([0-9]{1,4})\s+(\S.*)", cells[0])
-    if match is None:
-        return None
     numbers = cells[2].split()
+    if match is None or not _HEALTH.fullmatch(cells[1]) or len(numbers) < 2:  # noqa: PLR2004 - power, temperature
+        return None
+    health = next((word for word in HEALTH_WORDS if word.lower() == cells[1].lower()), cells[1])
     return Card(
         id=int(match.group(1)),
         name=match.group(2).strip(),
-        health=cells[1] or None,
-        power_w=to_float(numbers[0]) if numbers else None,
-        temp_c=to_int(numbers[1]) if len(numbers) > 1 else None,
+        health=health,
+        power_w=to_float(numbers[0]),
+        temp_c=to_int(numbers[1]),
     )
 
 
 def _second_row(card: Card, cells: list[str]) -> Card | None:
-    match = re.fullmatch(r"([0-9]{1,4})(?:\s+([0-9]{1,4}))?", cells[0])
-    if match is None:
+    match = re.fullmatch(r"([0-9]{1,4})(?:\s+([0-9]{1,4}|-|NA))?", cells[0])
+    if match is None or not _BUS_ID.fullmatch(cells[1]):
         return None
-    used, total = _ratio(cells[2], last=True)
-    if len(_RATIO.findall(cells[2])) < 2:  # noqa: PLR2004 - DDR and HBM; with one pair it is not said which
-        used = total = None
+    ratios = _RATIO.findall(cells[2])
+    used, total = ratios[-1] if len(ratios) > 1 else ("", "")  # with one pair it is not said whether DDR or HBM
     numbers = cells[2].split()
-    return Card(
-        id=card.id,
-        name=card.name,
-        health=card.health,
-        power_w=card.power_w,
-        temp_c=card.temp_c,
+    return replace(
+        card,
         chip=to_int(match.group(1)),
         phy_id=to_int(match.group(2)) if match.group(2) else None,
-        bus_id=cells[1] or None,
+        bus_id=cells[1] if cells[1] not in {"NA", "N/A", "-"} else None,
         aicore_percent=to_int(numbers[0]) if numbers else None,
-        hbm_used_mb=used,
-        hbm_total_mb=total,
+        hbm_used_mb=to_int(used),
+        hbm_total_mb=to_int(total),
     )
 
 
@@ -172,12 +148,22 @@ def _process_row(cells: list[str], unit_mb: float) -> Process | None:
     )
 
 
+def _merged(card: Card, again: Card) -> Card:
+    """Return what two rows of one chip agree on."""
+    differing: dict[str, Any] = {
+        item.name: None
+        for item in fields(Card)
+        if item.name not in {"id", "name", "chip"} and getattr(card, item.name) != getattr(again, item.name)
+    }
+    return replace(card, **differing)
+
+
 class _Table:
     """The rows read so far; `half` is a card whose second row is still to come."""
 
     def __init__(self) -> None:
-        self.version: str | None = None
-        self.cards: list[Card] = []
+        self.versions: set[str] = set()
+        self.cards: dict[tuple[int, int | None], Card] = {}
         self.processes: list[Process] = []
         self.idle: set[int] = set()
         self.unplaced: list[str] = []
@@ -185,27 +171,39 @@ class _Table:
         self.in_processes = False
         self.unit_mb = 1.0
 
+    def keep(self, card: Card) -> None:
+        """Take a card; of a chip that is there twice only what both rows say is known."""
+        known = self.cards.get((card.id, card.chip))
+        self.cards[card.id, card.chip] = card if known is None else _merged(known, card)
+        if known is not None and known != card:
+            self.unplaced.append(f"two different rows for NPU {card.id}")
+
     def flush(self) -> None:
         """Keep a card without its second row: its memory then stays unknown."""
         if self.half is not None:
-            self.cards.append(self.half)
+            self.keep(self.half)
+            self.unplaced.append(f"no second row for NPU {self.half.id}")
             self.half = None
 
     def row(self, line: str) -> None:
         """Place one `|` row."""
         cells = _cells(line)
-        title = re.search(r"Version:\s*(\S+)", line)
-        idle = re.search(r"No running processes found in NPU ([0-9]{1,4})\b", line)
+        if cells is None:
+            self.unplaced.append(line.strip())
+            return
+        title = re.search(r"\bVersion:\s*(\S+)", line)
+        idle = re.fullmatch(r"No running processes found in NPU ([0-9]{1,4})", cells[0], re.IGNORECASE)
         if title and "npu-smi" in line:
-            self.version = title.group(1)
+            self.versions.add(title.group(1))
+            self.in_processes = False
         elif idle:
             self.idle.add(int(idle.group(1)))
-        elif "Process id" in line:
+        elif re.search(r"process\s+id", line, re.IGNORECASE):
             self.flush()
             self.in_processes = True
             # very old builds print bytes
-            self.unit_mb = 1 / 1024 / 1024 if "memory(B)" in line.replace(" ", "") else 1.0
-        elif cells[0].split()[:1] in (["NPU"], ["Chip"]):
+            self.unit_mb = 1 / 1024 / 1024 if "memory(b)" in line.replace(" ", "").lower() else 1.0
+        elif cells[0].split()[:1] in (["NPU"], ["Chip"], ["Device"]):
             return
         elif not self._place(cells):
             self.unplaced.append(line.strip())
@@ -213,17 +211,16 @@ class _Table:
     def _place(self, cells: list[str]) -> bool:
         if self.in_processes:
             process = _process_row(cells, self.unit_mb)
-            if process is None:
-                return False
-            self.processes.append(process)
-            return True
+            if process is not None and process not in self.processes:
+                self.processes.append(process)
+            return process is not None
         if len(cells) != _CARD_CELLS:
             return False
         if self.half is not None:
             whole = _second_row(self.half, cells)
             if whole is not None:
-                self.cards.append(whole)
                 self.half = None
+                self.keep(whole)
                 return True
         first = _first_row(cells)
         if first is None:
@@ -242,74 +239,23 @@ def parse_info(capture: Capture) -> Reading[NpuInfo]:
         return found(NpuInfo(None, ()), first_words(capture))
     table = _Table()
     warnings: list[str] = []
-    for line in f"{capture.stderr}\n{capture.stdout}".splitlines():
-        if line.lstrip().startswith("|"):
-            table.row(line)
-        elif "WARNING" in line:
-            warnings.append(line.strip())
+    for line in lines_of(f"{plain(capture.stderr)}\n{plain(capture.stdout)}"):
+        words = line.text.strip()
+        if words.startswith("|"):
+            table.row(words)
+        elif words.startswith("+") or is_elision(words):
+            table.flush()
+        elif "WARNING" in words:
+            warnings.append(words)
     table.flush()
     if not table.cards:
         return unreadable(capture)
     info = NpuInfo(
-        table.version,
-        tuple(table.cards),
+        table.versions.pop() if len(table.versions) == 1 else None,
+        tuple(table.cards.values()),
         tuple(table.processes),
         tuple(sorted(table.idle)),
         tuple(warnings),
         tuple(table.unplaced),
     )
     return found(info, first_words(capture))
-
-
-def parse_keyvalues(capture: Capture) -> Reading[KeyValues]:
-    """Read the `key : value` lines of `npu-smi info -t ...`."""
-    refused = refusal(capture)
-    if refused:
-        return refused
-    pairs = tuple(
-        (match.group(1), match.group(2).strip())
-        for match in re.finditer(
-            r"^[ \t]*([^\s:|+\[][^:\n]*?)[ \t]*:(?:[ \t]+([^\n]*))?$", capture.stdout.replace("\r", ""), re.MULTILINE
-        )
-        if match.group(2)
-    )
-    return found(KeyValues(pairs), first_words(capture)) if pairs else unreadable(capture)
-
-
-def _said(values: KeyValues, key: str) -> str | None:
-    text = values.get(key)
-    return None if text in {None, "", "NA", "N/A"} else text
-
-
-def parse_board(capture: Capture) -> Reading[Board]:
-    """Read `npu-smi info -t board -i N`."""
-    reading = parse_keyvalues(capture)
-    if reading.value is None:
-        return Reading(None, reading.state, reading.message, reading.reason)
-    values = reading.value
-    board = Board(
-        npu_id=to_int(_said(values, "NPU ID") or ""),
-        software_version=_said(values, "Software Version"),
-        firmware_version=_said(values, "Firmware Version"),
-        compatibility=_said(values, "Compatibility"),
-        bus_id=_said(values, "PCIe Bus Info"),
-        product_name=_said(values, "Product Name"),
-        serial_number=_said(values, "Serial Number"),
-    )
-    known = board.software_version or board.firmware_version or board.bus_id
-    return found(board, reading.message) if known else unreadable(capture)
-
-
-def parse_health(capture: Capture) -> Reading[Health]:
-    """Read `npu-smi info -t health -i N -c C`; a status word outside the tool's five is unreadable."""
-    reading = parse_keyvalues(capture)
-    if reading.value is None:
-        return Reading(None, reading.state, reading.message, reading.reason)
-    words = {value for key, value in reading.value.pairs if key in {"Health Status", "Health"}}
-    if len(words) != 1 or not words <= HEALTH_WORDS:
-        return unreadable(capture)
-    codes = _said(reading.value, "Error Code") or ""
-    return found(
-        Health(words.pop(), tuple(codes.split()), _said(reading.value, "Error Information") or ""),
-        reading.message,
-    )

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 MAX_DEVICE_ID = 63  # ranktable_config.cpp
 MAX_RANK_ID = 511  # ranktable_config.cpp
 _VERSION = "1.0"
+_VERSION_PODS = "1.2"  # with super_pod_list, for A3
 _STATUS = "completed"
 
 
@@ -35,11 +36,12 @@ class RankHost:
 
 @dataclass(frozen=True, slots=True)
 class RankDevice:
-    """One card in a table."""
+    """One card in a table; `super_device_id` stands in the 1.2 form, for A3's super pods."""
 
     device_id: int
     device_ip: str
     rank_id: int
+    super_device_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +54,14 @@ class RankServer:
 
 
 @dataclass(frozen=True, slots=True)
+class SuperPod:
+    """One super pod of the 1.2 form, and the servers in it."""
+
+    super_pod_id: str
+    server_ids: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class RankTable:
     """A table that has the right shape; `servers[0]` is the master."""
 
@@ -59,6 +69,7 @@ class RankTable:
     status: str
     server_count: int
     servers: tuple[RankServer, ...]
+    super_pods: tuple[SuperPod, ...] = ()
 
     @property
     def world_size(self) -> int:
@@ -104,9 +115,17 @@ def build(hosts: Sequence[RankHost]) -> str:
     return json.dumps(table, indent=2) + "\n"
 
 
+def _no_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Refuse an object that names a key twice: which of the two a reader takes is its own affair."""
+    data = dict(pairs)
+    if len(data) != len(pairs):
+        raise ValueError("an object names a key twice")
+    return data
+
+
 def _load(text: str) -> tuple[dict[str, Any] | None, str]:
     try:
-        data = json.loads(text)
+        data = json.loads(text, object_pairs_hook=_no_twins)
     except (ValueError, RecursionError) as error:  # RecursionError: a hostile depth of brackets
         return None, f"not valid JSON ({str(error)[:120]}); comments and trailing commas are not allowed"
     if not isinstance(data, dict):
@@ -140,6 +159,23 @@ def _server_shape(where: str, server: dict[str, Any]) -> Iterator[str]:
         yield from _not_text(f"{inner}.device_ip", device.get("device_ip"))
         yield from _not_text(f"{inner}.device_id", device.get("device_id"), digits=True)
         yield from _not_text(f"{inner}.rank_id", device.get("rank_id"), digits=True)
+        yield from _not_text(f"{inner}.super_device_id", device.get("super_device_id", ""))
+
+
+def _pod_shape(data: dict[str, Any]) -> Iterator[str]:
+    pods = _objects(data.get("super_pod_list", []))
+    if pods is None:
+        yield "super_pod_list: expected a list of super pods"
+        return
+    for number, pod in enumerate(pods):
+        where = f"super_pod_list[{number}]"
+        yield from _not_text(f"{where}.super_pod_id", pod.get("super_pod_id"))
+        members = _objects(pod.get("server_list"))
+        if members is None:
+            yield f"{where}.server_list: expected a list of servers"
+            continue
+        for position, member in enumerate(members):
+            yield from _not_text(f"{where}.server_list[{position}].server_id", member.get("server_id"))
 
 
 def _shape(data: dict[str, Any]) -> Iterator[str]:
@@ -153,6 +189,7 @@ def _shape(data: dict[str, Any]) -> Iterator[str]:
         return
     for number, server in enumerate(servers):
         yield from _server_shape(f"server_list[{number}]", server)
+    yield from _pod_shape(data)
 
 
 def parse(text: str) -> Reading[RankTable]:
@@ -168,18 +205,35 @@ def parse(text: str) -> Reading[RankTable]:
             server["server_id"],
             server.get("container_ip", ""),
             tuple(
-                RankDevice(int(device["device_id"]), device["device_ip"], int(device["rank_id"]))
+                RankDevice(
+                    int(device["device_id"]),
+                    device["device_ip"],
+                    int(device["rank_id"]),
+                    device.get("super_device_id"),
+                )
                 for device in server["device"]
             ),
         )
         for server in data["server_list"]
     )
-    return found(RankTable(data["version"], data["status"], int(data["server_count"]), servers))
+    pods = tuple(
+        SuperPod(pod["super_pod_id"], tuple(member["server_id"] for member in pod["server_list"]))
+        for pod in data.get("super_pod_list", [])
+    )
+    return found(RankTable(data["version"], data["status"], int(data["server_count"]), servers, pods))
+
+
+def _version_problems(table: RankTable) -> Iterator[str]:
+    version = _VERSION_PODS if table.super_pods else _VERSION
+    if table.version != version:
+        yield f'version: expected "{version}", seen "{table.version}"'
+    named = {server_id for pod in table.super_pods for server_id in pod.server_ids}
+    if table.super_pods and named != {server.server_id for server in table.servers}:
+        yield "super_pod_list and server_list name different servers"
 
 
 def _table_problems(table: RankTable) -> Iterator[str]:
-    if table.version != _VERSION:
-        yield f'version: expected "{_VERSION}", seen "{table.version}"'
+    yield from _version_problems(table)
     if table.status != _STATUS:
         yield f'status: expected "{_STATUS}", seen "{table.status}"'
     if table.server_count != len(table.servers) or not table.servers:

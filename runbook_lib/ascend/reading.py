@@ -17,7 +17,7 @@ _LONGEST_MESSAGE = 300
 _NOT_RUNNABLE = frozenset({126, 127})  # what a shell answers for "cannot execute" and "not found"
 
 # The words come from the tools' sources; the exit codes collide in their low byte, so words decide.
-_REFUSALS: tuple[tuple[str, str], ...] = (
+REFUSALS: tuple[tuple[str, str], ...] = (
     (r"hccn_tool is busy", "busy"),
     (
         r"permission denied|run permission|can't access|operation not permitted|password is required",
@@ -28,10 +28,34 @@ _REFUSALS: tuple[tuple[str, str], ...] = (
     (r"link status is down", "link-down"),
     (r"control link unreachable", "unreachable"),
     (r"dcmi module initialize failed", "driver"),
-    (r"command not found", "not-installed"),  # sudo answers it with 1, not 127
+    # sudo answers it with 1, not 127
+    (r"command not found|(?:hccn_tool|npu-smi|docker): no such file or directory", "not-installed"),
     (r"cannot connect to the docker daemon|is the docker daemon running", "daemon-down"),
-    (r"cmd execute failed|command execute failed|failed to execute npu-smi", "failed"),
+    (
+        (
+            r"^\s*get invalid|^\s*get unknown option|total count of input parameters is wrong"
+            r"|ip address (?:you )?configured is|segment of configured gateway|unable to configure gateway"
+            r"|route already exist|error parameter of"
+        ),
+        "refused",
+    ),
+    (
+        (
+            r"cmd execute failed|command execute failed|failed to execute npu-smi|get device health status failed"
+            r"|^\s*execute failed|is doing, please try later|recovery failed|config file failed"
+            r"|hccn\.conf has no enough space"
+        ),
+        "failed",
+    ),
 )
+# asked first, since most answers are none of these: every pattern above holds one of these words
+_CLUES = (
+    "is busy", "permission", "can't access", "not permitted", "password is", "not exist", "invalid",
+    "error parameter", "not supported", "status is down", "unreachable", "dcmi module", "not found",
+    "no such file", "docker daemon", "unknown option", "is wrong", "configured is", "configured gateway",
+    "configure gateway", "already exist", "execute failed", "failed to execute", "status failed", "try later",
+    "recovery failed", "file failed", "enough space",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +66,7 @@ class Reading(Generic[T_co]):
         says that it could not), `unreadable` (we did not understand what came back, or nothing did).
     message: the tool's own words, first line.
     reason: for `error` and `unreadable` a stable word: busy, permission, no-device, unsupported, link-down,
-        unreachable, driver, daemon-down, failed, not-installed, timeout, not-run, empty, text.
+        unreachable, driver, daemon-down, refused (the arguments), failed, not-installed, timeout, not-run, empty, text.
     """
 
     value: T_co | None
@@ -98,7 +122,8 @@ def refusal(capture: Capture) -> Reading[Never] | None:
     if absent is not None:
         return absent
     text = f"{capture.stderr}\n{capture.stdout}"
-    for pattern, reason in _REFUSALS:
+    lower = text.lower()
+    for pattern, reason in REFUSALS if any(clue in lower for clue in _CLUES) else ():
         match = re.search(rf"^.*(?:{pattern}).*$", text, re.IGNORECASE | re.MULTILINE)
         if match:
             return Reading(None, "error", match.group(0).strip()[:_LONGEST_MESSAGE], reason)

@@ -15,7 +15,8 @@ class Signature:
     """One known failure.
 
     regex: searched in one line or in a whole text. followup: the line reports an end, not a cause; look
-    further up. sample: a line as the tool prints it. source: where we know it from.
+    further up. client: a request was wrong, not the service. sample: a line as the tool prints it. source: where we
+    know it from.
     """
 
     id: str
@@ -26,6 +27,7 @@ class Signature:
     source: str
     sample: str
     followup: bool = False
+    client: bool = False
 
 
 @cache
@@ -41,6 +43,7 @@ def load_signatures() -> tuple[Signature, ...]:
             source=row["source"],
             sample=row["sample"],
             followup=row.get("followup", False),
+            client=row.get("client", False),
         )
         for row in load("signatures.yaml")["signatures"]
     )

@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from runbook_lib.ascend.plain import DAMAGED, lines_of, plain
 from runbook_lib.model import Verdict
 
 if TYPE_CHECKING:
@@ -45,13 +46,38 @@ class OsRelease:
     pretty_name: str | None
 
 
-def _assignments(text: str) -> dict[str, str]:
+@dataclass(frozen=True, slots=True)
+class Assignments:
+    """The `key=value` lines of a file.
+
+    values: what is certain. bad_lines: (line number, text) of lines that are no setting, of settings that are
+    there twice with different values, and of the line in which the input ended.
+    """
+
+    values: Mapping[str, str]
+    bad_lines: tuple[tuple[int, str], ...] = ()
+
+
+def parse_assignments(text: str) -> Assignments:
+    """Read `key=value` lines with `#` comments."""
     values: dict[str, str] = {}
-    for line in text.splitlines():
-        key, equals, value = line.strip().partition("=")
-        if equals and re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", key.strip()):
-            values[key.strip()] = value.strip()
-    return values
+    doubtful: set[str] = set()
+    bad: list[tuple[int, str]] = []
+    for line in lines_of(plain(text)):
+        words = line.text.strip()
+        if not words or words.startswith("#"):
+            continue
+        key, equals, value = (part.strip() for part in words.partition("="))
+        if not equals or line.open or DAMAGED in words or not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", key):
+            bad.append((line.number, words))
+        elif values.setdefault(key, value) != value:
+            bad.append((line.number, words))
+            doubtful.add(key)
+    return Assignments({key: value for key, value in values.items() if key not in doubtful}, tuple(bad))
+
+
+def _assignments(text: str) -> dict[str, str]:
+    return dict(parse_assignments(text).values)
 
 
 def parse_version_info(text: str) -> VersionInfo:
@@ -117,3 +143,33 @@ def parse_os_release(text: str) -> OsRelease:
         version_id=values.get("VERSION_ID") or None,
         pretty_name=values.get("PRETTY_NAME") or None,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Versions:
+    """One version file: driver, firmware, os, toolkit or install. `kind` is None when its keys do not tell.
+
+    kinds: all that the keys speak of, more than one for files that were printed one after the other.
+    """
+
+    kind: str | None
+    kinds: tuple[str, ...]
+    values: Mapping[str, str]
+    bad_lines: tuple[tuple[int, str], ...] = ()
+
+
+_KINDS = (  # kind, and keys that only this file has
+    ("driver", {"ascendhal_version", "tdt_version", "compatible_version_fw", "dvppkernels_version"}),
+    ("firmware", {"firmware_version", "compatible_version_drv"}),
+    ("toolkit", {"package_name", "innerversion", "arch"}),
+    ("install", {"UserName", "UserGroup", "Driver_Install_Path_Param", "Driver_Install_Type", "Firmware_Install_Type"}),
+    ("os", {"ID", "VERSION_ID", "PRETTY_NAME", "NAME"}),
+)
+
+
+def parse_versions(text: str) -> Versions:
+    """Read any version file and say which it is; two files in one text are told apart by none of them."""
+    read = parse_assignments(text)
+    kinds = [kind for kind, keys in _KINDS if keys & set(read.values)]
+    values = {key: value.strip("\"'") for key, value in read.values.items()}
+    return Versions(kinds[0] if len(kinds) == 1 else None, tuple(kinds), values, read.bad_lines)

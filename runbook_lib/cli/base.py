@@ -7,7 +7,6 @@ import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 
 from runbook_lib.errors import UsageError
 from runbook_lib.model import to_json
@@ -21,18 +20,24 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="stdout is data, stderr is talk; exit 0 ok, 1 not ok, 2 bad usage or config.",
 )
-talk = Console(stderr=True, highlight=False, soft_wrap=True)
 SIGINT_EXIT, SIGTERM_EXIT = 130, 143
 
 ParamsFile = Annotated[str, typer.Argument(help="A params file, like params/twin-2x8-direct.yaml.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout; see docs/json.md.")]
 Override = Annotated[list[str], typer.Option("--set", help="Override a value: --set service.port=1035 (JSON or text).")]
+RunWord = Annotated[str, typer.Argument(help="A run's folder or id; of a cluster or params file the newest run.")]
+Yes = Annotated[bool, typer.Option("--yes", help="Approve what the params' policy allows; never destructive.")]
+Approve = Annotated[
+    list[str], typer.Option(help="Approve the plan with this digest, or all plans in a file of `plan --save`.")
+]
 Stages = Annotated[list[str], typer.Option("--stage", help="Only this stage; may be given more than once.")]
 
 
 def say(line: str) -> None:
     """Talk to the user on stderr."""
-    talk.print(line, markup=False)
+    from rich.console import Console
+
+    Console(stderr=True, highlight=False, soft_wrap=True).print(line, markup=False)
 
 
 def emit(value: dict[str, Any]) -> None:

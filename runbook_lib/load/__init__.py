@@ -1,5 +1,5 @@
-"""Load generator for OpenAI-compatible chat completions: one point, a sweep, its knee.
+"""Load generator for OpenAI-compatible chat completions: points, campaigns of them, and what they say.
 
-`run_point` and `run_sweep` measure in a process of their own; `knee` reads a sweep. Imports nothing at once:
-the load process starts fast.
+`process.run_point` measures in processes of its own, `bench.Bench` also finds points on disk, `answers.answers` reads
+them. Imports nothing at once: the load process starts fast and stays small.
 """

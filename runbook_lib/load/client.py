@@ -1,8 +1,9 @@
-"""The closed loop itself: one epoll loop over all connections, in one thread, with nothing else to do.
+"""The load itself: one epoll loop over all connections, in one thread, with nothing else to do.
 
-What keeps the numbers true: all connections are open and all requests composed before a request is stamped;
-the stamp is taken right before the send; arrivals carry the kernel's own time, so a late loop falsifies
-nothing, and how late it was is measured; the garbage collector is off while the load runs.
+What keeps the numbers true: connections are open and requests composed before a request is stamped; the stamp is
+taken right before the send; arrivals carry the kernel's own time, so a late loop falsifies nothing, and how late it
+was is measured; the garbage collector is off while the load runs. An open loop counts from the time at which a
+request was meant to go out, so waiting for a late client is part of its latency.
 Linux only (epoll, SO_TIMESTAMPNS).
 """
 
@@ -13,30 +14,38 @@ import gc
 import os
 import resource
 import select
-import ssl
+import struct
 import time
 from array import array
 from collections import deque
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from runbook_lib.errors import LoadError
 from runbook_lib.load import prompts, sockets
 from runbook_lib.load.record import Clock, Record, Trace
 from runbook_lib.load.stream import Answer
+from runbook_lib.load.workload import split
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from runbook_lib.load.spec import PointSpec
+    from runbook_lib.load.tls import Tls
+    from runbook_lib.load.workload import Workload
 
 _BILLION = 1_000_000_000
 # More connects at once than a listen backlog holds would be answered after a SYN retransmission of 1 s.
 CONNECTS_AT_ONCE = 64
-# One nap per round gathers many small reads; from this width on it saves a quarter of the CPU time and costs
-# nothing in accuracy, since arrivals are stamped by the kernel.
+# A nap in every round gathers many small reads and saves a third of the CPU time. It costs no accuracy, since
+# arrivals are stamped by the kernel; it only delays a client's next request, so it is a small share of an answer.
 _NAP_FROM = 64
-_NAP_S = 0.001
+_NAP_FIRST_S = 0.001
+_NAP_LONGEST_S = 0.004
+_NAP_SHARE = 0.001
+# epoll waits in whole milliseconds; what is due sooner is slept for.
+_FINE_S = 0.002
+_OPEN_AT_FIRST = 64
 _PROGRESS_EVERY_NS = _BILLION // 2
 _LONGEST_POLL_S = 0.5
 _SPARE_FILES = 32
@@ -57,11 +66,16 @@ class Progress:
 class _Slot:
     """One client of the closed loop: its connection, and the request that is under way on it."""
 
-    __slots__ = ("answer", "index", "opened_ns", "ready", "record", "wire", "writing")
+    __slots__ = (
+        "answer", "history", "intended_ns", "next_turn", "opened_ns", "prompt", "ready", "record", "wire", "writing",
+    )  # fmt: skip
 
-    def __init__(self, index: int) -> None:
-        self.index = index
+    def __init__(self) -> None:
         self.wire: sockets.Wire | None = None
+        self.intended_ns = 0
+        self.next_turn = -1  # the request that goes on with this client's conversation
+        self.prompt = ""
+        self.history: list[prompts.Turn] = []
         self.ready = False
         self.writing = False
         self.opened_ns = 0
@@ -70,34 +84,44 @@ class _Slot:
 
 
 class Client:
-    """`concurrency` connections to one service, kept open from warm-up to the end of the point.
+    """The connections to one service, kept open from warm-up to the end of the point.
 
+    A closed loop opens `concurrency` of them, an open loop a few, and more as they are needed, up to `concurrency`.
     Use as a context manager. lifeline: a file descriptor whose end of file means that nobody waits for the
-    result any more; then `run` raises LoadError.
+    result any more; then `run` raises LoadError. part: which of the point's processes this is.
     """
 
-    def __init__(self, spec: PointSpec, *, lifeline: int = -1) -> None:
+    def __init__(self, spec: PointSpec, *, part: int = 0, lifeline: int = -1) -> None:
         self._spec = spec
+        self._most = split(spec.concurrency, spec.processes, part)
         self._target = prompts.endpoint(spec.url)
-        self._context = sockets.tls_context(spec.ca_file) if self._target.scheme == "https" else None
-        _raise_file_limit(spec.concurrency + _SPARE_FILES)
+        self._new_tls = _tls_maker(spec.ca_file, self._target.host) if self._target.scheme == "https" else None
+        _raise_file_limit(self._most + _SPARE_FILES)
         self._family, self._address = sockets.resolve(self._target)
         self._epoll = select.epoll()
         self._lifeline = lifeline
         if lifeline >= 0:
             self._epoll.register(lifeline, select.EPOLLIN)
-        self._slots = [_Slot(index) for index in range(spec.concurrency)]
+        at_first = min(self._most, _OPEN_AT_FIRST) if spec.open_loop else self._most
+        self._slots = [_Slot() for _ in range(at_first)]
         self._by_fd: dict[int, _Slot] = {}
+        # by fd, while plain reads of an answer may take the short way: receive, the answer's quick, the slot
+        self._hot: dict[int, tuple[Any, Callable[[bytes, int], bool], _Slot]] = {}
         self._connecting: dict[_Slot, int] = {}  # until when; oldest first
         self._idle: deque[_Slot] = deque()
         self._timeouts: deque[tuple[int, Record, _Slot]] = deque()
         self._lateness = array("q")
         self._unstamped = 0
         self._wall_minus_mono = 0
-        self._ready_since_ns = 0
+        self._ready_since_ns = self._looked_ns = 0
         self._requests: prompts.Requests | None = None
+        self._work: Workload | None = None
+        self._closed: Workload | None = None  # the same, while clients send as soon as they are free
         self._records: list[Record] = []
+        self._prepared: dict[int, bytes] = {}
+        self._next = self._count = self._zero_ns = self._flying = 0
         self._done = self._failed = 0
+        self._answer_ns = self._answers = 0
 
     def __enter__(self) -> Self:
         return self
@@ -116,52 +140,126 @@ class Client:
             while todo and len(self._connecting) < CONNECTS_AT_ONCE:
                 self._connect(todo.popleft())
             if self._connecting:
-                self._round(nap=False)
+                self._round()
 
     def run(
         self,
         requests: prompts.Requests,
-        count: int,
+        work: Workload,
         *,
         phase: str = "measure",
         on_progress: Callable[[Progress], None] | None = None,
     ) -> Trace:
-        """Send `count` requests, `concurrency` at a time, and return what happened to each.
+        """Send the requests of `work`, each when it is due or a client is free, and return what happened to each.
 
         Raises LoadError when the load cannot be made at all (certificate refused, parent gone).
         """
-        self._requests, self._records = requests, []
+        self._requests, self._work, self._records = requests, work, []
+        self._closed = None if work.at_ns else work
         self._lateness, self._unstamped = array("q"), 0
-        self._done = self._failed = 0
+        self._done = self._failed = self._next = self._answer_ns = self._answers = 0
+        self._count = work.count
         self._idle = deque(self._slots)
+        for slot in self._slots:
+            slot.next_turn, slot.history = -1, []
+        first = 0 if work.turns > 1 else min(work.count, len(self._slots))
+        self._prepared = {index: requests.build(index) for index in range(first)}
         next_report_ns = 0
         gc.collect()
         gc.freeze()
         gc.disable()
+        cpu_s, waited_s = time.thread_time(), _waited_s()
+        self._zero_ns = time.monotonic_ns()
         try:
-            while self._done < count:
-                while self._idle and len(self._records) < count:
-                    self._launch(self._idle.popleft())
-                stamped = not self._unstamped and bool(self._lateness)
-                if self._done < count:
-                    self._round(nap=stamped and len(self._slots) >= _NAP_FROM)
-                if on_progress and time.monotonic_ns() >= next_report_ns:
-                    on_progress(Progress(phase, self._done, self._failed, count))
-                    next_report_ns = time.monotonic_ns() + _PROGRESS_EVERY_NS
+            while True:
+                self._launch_due(work)
+                if not self._flying and self._over(work):
+                    break
+                self._round(self._nap_s())
+                now_ns = time.monotonic_ns()
+                if on_progress and now_ns >= next_report_ns:
+                    on_progress(Progress(phase, self._done, self._failed, self._count))
+                    next_report_ns = now_ns + _PROGRESS_EVERY_NS
         finally:
             gc.enable()
             gc.unfreeze()
         clock: Clock = "loop" if self._unstamped or not self._lateness else "kernel"
-        return Trace(self._records, self._lateness, clock)
+        wall_s = (time.monotonic_ns() - self._zero_ns) / _BILLION
+        return Trace(
+            self._records,
+            self._lateness,
+            clock,
+            self._zero_ns,
+            cpu_s=time.thread_time() - cpu_s,
+            waited_s=_waited_s() - waited_s,
+            wall_s=wall_s,
+        )
+
+    def _over(self, work: Workload) -> bool:
+        """Whether no further request will be sent: none is left, or the time is up."""
+        return self._next >= self._count or self._past_deadline(work, time.monotonic_ns())
+
+    def _past_deadline(self, work: Workload, now_ns: int) -> bool:
+        return bool(work.deadline_ns) and now_ns - self._zero_ns >= work.deadline_ns
+
+    def _launch_due(self, work: Workload) -> None:
+        now_ns = time.monotonic_ns()
+        if self._past_deadline(work, now_ns):
+            return
+        if work.at_ns:
+            self._launch_open(work, now_ns)
+            return
+        while self._idle:
+            index = self._idle[0].next_turn
+            if index < 0:
+                if self._next >= self._count:
+                    return
+                index, self._next = self._next, self._next + work.turns
+            self._launch(self._idle.popleft(), index)
+
+    def _launch_open(self, work: Workload, now_ns: int) -> None:
+        while self._next < self._count and self._zero_ns + work.at_ns[self._next] <= now_ns:
+            if not self._idle:
+                if len(self._slots) >= self._most:
+                    return  # it waits in the client, and its latency counts
+                self._slots.append(_Slot())
+                self._idle.append(self._slots[-1])
+            slot = self._idle.popleft()
+            slot.intended_ns = self._zero_ns + work.at_ns[self._next]
+            self._launch(slot, self._next)
+            self._next += 1
+            now_ns = time.monotonic_ns()
+
+    def _nap_s(self) -> float:
+        """How long to let reads gather: none where it would cost accuracy."""
+        if self._unstamped or not self._lateness or len(self._slots) < _NAP_FROM:
+            return 0.0
+        if self._answers:
+            return min(_NAP_LONGEST_S, _NAP_SHARE * self._answer_ns / self._answers / _BILLION)
+        so_far_s = (time.monotonic_ns() - self._zero_ns) / _BILLION
+        return min(_NAP_LONGEST_S, max(_NAP_FIRST_S, _NAP_SHARE * so_far_s))
+
+    def _due_in_s(self, now_ns: int) -> float:
+        """Seconds to the next request of an open loop; a long time when there is none or no client is free for it."""
+        work = self._work
+        if work is None or not work.at_ns or self._next >= self._count:
+            return _LONGEST_POLL_S
+        if not self._idle and len(self._slots) >= self._most:
+            return _LONGEST_POLL_S
+        return max(0.0, (self._zero_ns + work.at_ns[self._next] - now_ns) / _BILLION)
 
     # --- one round of the loop
 
-    def _round(self, *, nap: bool) -> None:
-        if nap:
-            time.sleep(_NAP_S)
+    def _round(self, nap_s: float = 0.0) -> None:
         before_ns = time.monotonic_ns()
-        ready = self._epoll.poll(self._patience_s(before_ns), len(self._slots) + 1)
-        now_ns = time.monotonic_ns()
+        due_s = self._due_in_s(before_ns)
+        nap_s -= (before_ns - self._looked_ns) / _BILLION  # a long round needs no nap
+        if nap_s > 0 or due_s < _FINE_S:
+            time.sleep(min(due_s, nap_s) if nap_s > 0 else due_s)
+            before_ns = time.monotonic_ns()
+        patience_s = 0.0 if due_s < _FINE_S else min(self._patience_s(before_ns), due_s - _FINE_S / 2)
+        ready = self._epoll.poll(patience_s, len(self._slots) + 1)
+        self._looked_ns = now_ns = time.monotonic_ns()
         wall_ns = time.time_ns()
         # Whoever is interrupted between the two clocks gets a wrong difference: then the last one stays.
         if time.monotonic_ns() - now_ns < _CLOCK_GAP_NS or not self._wall_minus_mono:
@@ -170,15 +268,56 @@ class Client:
         waited = now_ns - before_ns > _WAITED_NS
         if waited or not self._ready_since_ns:
             self._ready_since_ns = now_ns
-        for fd, events in ready:
-            if fd == self._lifeline:
-                self._check_lifeline()
-                continue
-            slot = self._by_fd.get(fd)
-            if slot is not None:
-                self._handle(slot, events)
+        self._serve(ready)
         self._ready_since_ns = now_ns
         self._expire(time.monotonic_ns())
+
+    def _serve(self, ready: list[tuple[int, int]]) -> None:
+        """Read what is ready. The short way is all that most reads of a load ever see, so it is written out here."""
+        hot, clock, unpack, readable = self._hot, time.monotonic_ns, sockets.TIMESPEC.unpack, select.EPOLLIN
+        wall_minus_mono, note, size, room = (
+            self._wall_minus_mono,
+            self._lateness.append,
+            sockets.READ,
+            sockets.ANCILLARY,
+        )
+        for fd, events in ready:
+            short = hot.get(fd)
+            if short is None or events != readable:
+                self._handle(fd, events)
+                self._relaunch()
+                continue
+            receive, quick, slot = short
+            try:
+                data, ancillary, _, _ = receive(size, room)
+                seconds, nanoseconds = unpack(ancillary[0][2])
+            except BlockingIOError:
+                continue
+            except OSError:
+                self._ended_by_peer(slot)
+                continue
+            except (IndexError, struct.error):  # no stamp, or something else beside the data
+                if data:
+                    self._take(slot, data, 0)
+                else:
+                    self._ended_by_peer(slot)
+                continue
+            wall_ns = seconds * _BILLION + nanoseconds
+            stamp_ns = wall_ns - wall_minus_mono
+            now_ns = clock()
+            if stamp_ns <= now_ns and quick(data, stamp_ns):
+                note(now_ns - stamp_ns)
+                continue
+            if data:
+                self._take(slot, data, wall_ns)
+            else:
+                self._ended_by_peer(slot)
+            self._relaunch()
+
+    def _relaunch(self) -> None:
+        """Let a client that has just become free send at once: in a closed loop its next request waits for nobody."""
+        if self._idle and self._closed is not None:
+            self._launch_due(self._closed)
 
     def _patience_s(self, now_ns: int) -> float:
         while self._timeouts and self._timeouts[0][1].end_ns:
@@ -194,9 +333,13 @@ class Client:
         if not os.read(self._lifeline, 4096):
             raise LoadError("the process that asked for this load is gone; the load was stopped")
 
-    def _handle(self, slot: _Slot, events: int) -> None:
-        wire = slot.wire
-        if wire is None:
+    def _handle(self, fd: int, events: int) -> None:
+        """Do whatever a connection is ready for: connecting, sending, reading."""
+        if fd == self._lifeline:
+            self._check_lifeline()
+        slot = self._by_fd.get(fd)
+        wire = slot.wire if slot is not None else None
+        if slot is None or wire is None:
             return
         try:
             if not slot.ready:
@@ -205,13 +348,12 @@ class Client:
             if events & select.EPOLLOUT:
                 wire.flush()
             if events & ~select.EPOLLOUT:
-                self._read(slot, wire)
+                self._take(slot, *wire.read())
         except sockets.Closed:
             self._ended_by_peer(slot)
         self._watch(slot)
 
-    def _read(self, slot: _Slot, wire: sockets.Wire) -> None:
-        data, wall_ns = wire.read()
+    def _take(self, slot: _Slot, data: bytes, wall_ns: int) -> None:
         now_ns = time.monotonic_ns()
         answer, record = slot.answer, slot.record
         if answer is None or record is None:
@@ -232,6 +374,11 @@ class Client:
             answer.feed(data, stamp_ns)
             if answer.done:
                 self._finish(slot, reusable=answer.reusable)
+            elif slot.wire is not None and slot.wire.receive is not None:
+                if answer.between:
+                    self._hot[slot.wire.fd] = (slot.wire.receive, answer.quick, slot)
+                else:
+                    self._hot.pop(slot.wire.fd, None)
 
     def _ended_by_peer(self, slot: _Slot) -> None:
         if slot.answer is None:
@@ -256,7 +403,8 @@ class Client:
     def _connect(self, slot: _Slot) -> None:
         slot.opened_ns = time.monotonic_ns()
         try:
-            slot.wire = sockets.Wire(self._family, self._address, context=self._context, server_name=self._target.host)
+            tls = self._new_tls() if self._new_tls is not None else None
+            slot.wire = sockets.Wire(self._family, self._address, tls)
         except OSError as error:
             if slot.record is not None:
                 self._connect_failed(slot, *_connect_error(error))
@@ -273,12 +421,12 @@ class Client:
             else:
                 wire.read()  # the server's part of the TLS handshake; it can carry no answer yet
                 wire.flush()
-        except ssl.SSLCertVerificationError as error:
-            raise LoadError(
-                f"{self._target.authority}: its certificate is not trusted: {error.verify_message}",
-                next_command="name the CA file that signed the service's certificate (ca_file)",
-            ) from error
         except OSError as error:
+            if distrust := getattr(error, "verify_message", ""):  # an ssl.SSLCertVerificationError
+                raise LoadError(
+                    f"{self._target.authority}: its certificate is not trusted: {distrust}",
+                    next_command="name the CA file that signed the service's certificate (ca_file)",
+                ) from error
             self._connect_failed(slot, *_connect_error(error))
             return
         except sockets.Closed:
@@ -317,14 +465,16 @@ class Client:
         wire, slot.wire, slot.ready = slot.wire, None, False
         if wire is not None:
             self._by_fd.pop(wire.fd, None)
+            self._hot.pop(wire.fd, None)
             with contextlib.suppress(OSError, ValueError):
                 self._epoll.unregister(wire.fd)
             wire.close()
 
     # --- requests
 
-    def _launch(self, slot: _Slot) -> None:
-        slot.record = Record(len(self._records))
+    def _launch(self, slot: _Slot, index: int) -> None:
+        self._flying += 1
+        slot.record = Record(index, intended_ns=slot.intended_ns)
         self._records.append(slot.record)
         if slot.wire is None:
             self._connect(slot)  # the request goes out once it is open
@@ -333,11 +483,18 @@ class Client:
             self._watch(slot)
 
     def _send(self, slot: _Slot) -> None:
-        wire, record = slot.wire, slot.record
-        if wire is None or record is None or self._requests is None:
+        wire, record, requests, work = slot.wire, slot.record, self._requests, self._work
+        if wire is None or record is None or requests is None or work is None:
             return
-        wire.prepare(self._requests.build(record.index))
-        slot.answer = Answer(record)
+        index = record.index
+        data = self._prepared.pop(index, b"")
+        if not data:
+            prompt = requests.prompt(index)
+            data = requests.wrap(index, prompt, slot.history)
+            slot.prompt = prompt if work.turns > 1 else ""
+        wire.prepare(data)
+        record.input_tokens = work.input_tokens(index)
+        slot.answer = Answer(record, keep_text=work.turns > 1)
         record.start_ns = time.monotonic_ns()
         try:
             wire.flush()
@@ -353,19 +510,62 @@ class Client:
         self._finish(slot, reusable=False)
 
     def _finish(self, slot: _Slot, *, reusable: bool) -> None:
-        record = slot.record
+        record, answer = slot.record, slot.answer
         if record is None:
             return
         self._done += 1
-        self._failed += bool(record.error)
+        self._flying -= 1
+        if record.error:
+            self._failed += 1
+        else:
+            self._answers += 1
+            self._answer_ns += record.end_ns - record.start_ns
+        self._go_on(slot, record, answer)
         slot.record = slot.answer = None
+        if answer is not None:
+            answer.release()
+        if slot.wire is not None:
+            self._hot.pop(slot.wire.fd, None)
         if not reusable:
             self._drop(slot)
-        self._idle.append(slot)
+        if slot.next_turn < 0:
+            self._idle.append(slot)
+        else:
+            self._idle.appendleft(slot)
+
+    def _go_on(self, slot: _Slot, record: Record, answer: Answer | None) -> None:
+        """Note the next turn of this client's conversation; a failed turn ends it."""
+        work = self._work
+        if work is None or work.turns == 1:
+            return
+        left = work.turns - 1 - record.index % work.turns
+        if record.error or answer is None or answer.text is None:
+            self._done += left  # they will never be sent, which the point tells
+        elif left:
+            slot.history.append(prompts.Turn(slot.prompt, "".join(answer.text)))
+            slot.next_turn = record.index + 1
+            return
+        slot.next_turn, slot.history = -1, []
+
+
+def _tls_maker(ca_file: str, server_name: str) -> Callable[[], Tls]:
+    from runbook_lib.load import tls  # noqa: PLC0415 - only https needs it
+
+    using = tls.context(ca_file)
+    return lambda: tls.Tls(using, server_name)
+
+
+def _waited_s() -> float:
+    """Seconds that this thread was ready to run and had no CPU; 0 where the kernel does not count them."""
+    try:
+        with open("/proc/thread-self/schedstat", encoding="ascii") as file:  # noqa: PTH123 - pathlib costs an import
+            return int(file.read().split()[1]) / _BILLION
+    except (OSError, IndexError, ValueError):
+        return 0.0
 
 
 def _connect_error(error: OSError) -> tuple[str, str]:
-    if isinstance(error, ssl.SSLError):
+    if hasattr(error, "library"):  # an ssl.SSLError
         return "unreachable", f"TLS: {error}"
     if isinstance(error, ConnectionRefusedError):
         return "refused", "connection refused"

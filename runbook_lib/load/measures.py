@@ -25,20 +25,26 @@ _NS_PER_S = 1e9
 
 @dataclass(frozen=True, slots=True)
 class Stats:
-    """One distribution; the unit is the field's that holds it. Percentiles are interpolated linearly."""
+    """One distribution; the unit is the field's that holds it. Percentiles are interpolated linearly.
+
+    std, max: None in points that were recorded before these were
+    """
 
     mean: float
     p50: float
     p90: float
     p99: float
+    std: float | None = None
+    max: float | None = None
 
 
 def stats(values: Floats) -> Stats | None:
-    """Return the distribution, None when there is nothing to tell."""
+    """Return the distribution, None when there is nothing to tell. The order of the values is lost: no copy is made."""
     if not len(values):
         return None
-    p50, p90, p99 = (float(value) for value in np.percentile(values, (50, 90, 99)))
-    return Stats(float(np.mean(values)), p50, p90, p99)
+    mean, std, most = float(np.mean(values)), float(np.std(values)), float(np.max(values))
+    p50, p90, p99 = (float(value) for value in np.percentile(values, (50, 90, 99), overwrite_input=True))
+    return Stats(mean, p50, p90, p99, std, most)
 
 
 def is_whole(record: Record) -> bool:
@@ -52,13 +58,56 @@ def whole(records: Sequence[Record]) -> list[Record]:
 
 
 def ttft_ms(records: Sequence[Record]) -> Floats:
-    """Time from send to the first token on any channel, ms."""
-    return _array([record.events[0] - record.start_ns for record in records]) / _NS_PER_MS
+    """Time to the first token on any channel, ms; from the send, in an open loop from the intended send."""
+    return _array([record.events[0] - record.begin_ns for record in records]) / _NS_PER_MS
+
+
+def first_content_ms(records: Sequence[Record]) -> Floats:
+    """Time to the first token that is no thinking, ms, of the answers that thought first."""
+    firsts = [
+        record.events[first] - record.begin_ns
+        for record in records
+        if record.thinking_events
+        for first in [next((at for at, channel in record.channels if channel == "content"), -1)]
+        if first >= 0
+    ]
+    return _array(firsts) / _NS_PER_MS
+
+
+def send_delay_ms(records: Sequence[Record]) -> Floats:
+    """How much later than intended the requests of an open loop went out, ms; failed ones too."""
+    return _array([record.start_ns - record.begin_ns for record in records if record.start_ns]) / _NS_PER_MS
 
 
 def e2e_ms(records: Sequence[Record]) -> Floats:
-    """Time from send to the end of the answer, ms."""
-    return _array([record.end_ns - record.start_ns for record in records]) / _NS_PER_MS
+    """Time to the end of the answer, ms; counted as ttft_ms."""
+    return _array([record.end_ns - record.begin_ns for record in records]) / _NS_PER_MS
+
+
+def within_slo(records: Sequence[Record], ttft: float, tpot: float, e2e: float) -> int:
+    """Count the requests that kept every bound, in ms; a bound of 0 is none."""
+    return sum(
+        (not ttft or record.events[0] - record.begin_ns <= ttft * _NS_PER_MS)
+        and (not tpot or record.events[-1] - record.events[0] <= tpot * _NS_PER_MS * max(1, record.output_tokens - 1))
+        and (not e2e or record.end_ns - record.begin_ns <= e2e * _NS_PER_MS)
+        for record in records
+    )
+
+
+def rates_in(records: Sequence[Record], window: tuple[float, float], zero_ns: int) -> tuple[float, float]:
+    """Return output tokens/s and ended requests/s inside a window (ns after `zero_ns`): no ramp, no tail.
+
+    Each token event counts with the answer's mean of tokens per event.
+    """
+    begin, end = window
+    tokens = ended = 0.0
+    for record in records:
+        times = np.frombuffer(record.events, dtype=np.int64) - zero_ns
+        inside = int(np.count_nonzero((times >= begin) & (times < end)))
+        tokens += inside * record.output_tokens / len(record.events)
+        ended += begin <= record.end_ns - zero_ns < end
+    seconds = (end - begin) / _NS_PER_S
+    return tokens / seconds, ended / seconds
 
 
 def decode_ms(records: Sequence[Record]) -> Floats:
@@ -76,12 +125,19 @@ def itl_ms(records: Sequence[Record]) -> Floats:
     """Time between two token events of one answer, ms: per chunk, whatever number of tokens it carries."""
     if not records:
         return _array([])
-    return np.concatenate([np.diff(_array(record.events)) for record in records]) / _NS_PER_MS
+    gaps = np.empty(sum(max(0, len(record.events) - 1) for record in records))
+    at = 0
+    for record in records:
+        times = np.frombuffer(record.events, dtype=np.int64)
+        gaps[at : at + len(times) - 1] = np.diff(times)
+        at += max(0, len(times) - 1)
+    gaps /= _NS_PER_MS
+    return gaps
 
 
 def lpct_ms(records: Sequence[Record], estimated_input_tokens: int) -> Floats:
     """TTFT per input token, ms; the count is the server's usage where it told, else the estimate."""
-    tokens = _array([record.prompt_tokens or estimated_input_tokens for record in records])
+    tokens = _array([record.prompt_tokens or record.input_tokens or estimated_input_tokens for record in records])
     return ttft_ms(records) / tokens
 
 

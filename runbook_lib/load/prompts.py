@@ -2,7 +2,7 @@
 
 Prefix caches compare whole blocks from the first token on, so a prompt whose first words are its own shares
 no block with any other. After those words each prompt takes a slice of one common pool: a long prompt costs
-no memory per request.
+no memory per request. The prompts of a trace with hash ids share exactly the blocks that the trace shares.
 """
 
 from __future__ import annotations
@@ -14,9 +14,14 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from runbook_lib.errors import UsageError
+from runbook_lib.load.tokens import one_token_words
+from runbook_lib.load.traces import BLOCK_TOKENS
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from runbook_lib.load.spec import PointSpec
+    from runbook_lib.load.workload import Workload
 
 # Short common English words: one token each, with the blank before them, in the usual byte-pair vocabularies.
 # The count of tokens is still an estimate; the server's usage has the truth.
@@ -74,21 +79,38 @@ def endpoint(url: str) -> Endpoint:
     return Endpoint(parts.scheme, parts.hostname, port or {"http": 80, "https": 443}[parts.scheme], path, authority)
 
 
-def own_words(index: int, nonce: int) -> list[str]:
+def own_words(index: int, nonce: int, words: Sequence[str] = WORDS[:_RADIX]) -> list[str]:
     """Return the words that only this prompt begins with; the first one changes with every next index."""
-    number = (index + nonce) % _RADIX**_OWN_WORDS
-    words = []
+    number = (index + nonce) % len(words) ** _OWN_WORDS
+    own = []
     for _ in range(_OWN_WORDS):
-        number, digit = divmod(number, _RADIX)
-        words.append(WORDS[digit])
-    return words
+        number, digit = divmod(number, len(words))
+        own.append(words[digit])
+    return own
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """An earlier turn of a conversation: what was asked, what was answered."""
+
+    prompt: str
+    answer: str
 
 
 class Requests:
-    """All requests of one load as bytes, by index. `nonce` keeps loads apart from earlier ones."""
+    """All requests of one load as bytes, by index.
 
-    def __init__(self, spec: PointSpec, *, output_tokens: int, nonce: int) -> None:
+    nonce: keeps loads apart from earlier ones; template_tokens: what the chat template adds to a prompt
+    Raises UsageError for a tokenizer that cannot be used.
+    """
+
+    def __init__(
+        self, spec: PointSpec, workload: Workload, *, nonce: int, template_tokens: int = TEMPLATE_TOKENS
+    ) -> None:
         self._nonce = nonce
+        self._workload = workload
+        self._template = template_tokens
+        self._words = one_token_words(spec.tokenizer, WORDS, _RADIX) if spec.tokenizer else WORDS[:_RADIX]
         target = endpoint(spec.url)
         self._head = (
             f"POST {target.path} HTTP/1.1\r\nHost: {target.authority}\r\n"
@@ -97,27 +119,52 @@ class Requests:
         ).encode()
         rest = {
             "model": spec.model,
-            "max_tokens": output_tokens,
             "stream": True,
             "stream_options": {"include_usage": True},
             **({"ignore_eos": True} if spec.ignore_eos else {}),
             **spec.extra,
         }
-        self._before = b'{"messages": [{"role": "user", "content": "'
-        self._after = f'"}}], {json.dumps(rest)[1:]}'.encode()
-        self._rest = max(0, spec.input_tokens - TEMPLATE_TOKENS - _OWN_WORDS)
+        self._rest = f"{json.dumps(rest)[1:]}".encode()
+        self._longest = max(BLOCK_TOKENS, *workload.inputs)
         source = random.Random(nonce)  # noqa: S311 - filler text, no secret
-        pool = source.choices(WORDS, k=2 * self._rest + 1024)
+        pool = source.choices(self._words, k=2 * self._longest + 1024)
         self._offsets = [0]
         for word in pool:
             self._offsets.append(self._offsets[-1] + 1 + len(word))
-        self._pool = "".join(f" {word}" for word in pool).encode()
+        self._pool = "".join(f" {word}" for word in pool)
         self._source = source
 
-    def build(self, index: int) -> bytes:
-        """Return one whole request: header and body."""
-        begin = self._source.randrange(len(self._offsets) - self._rest)
-        filler = self._pool[self._offsets[begin] : self._offsets[begin + self._rest]]
-        own = " ".join(own_words(index, self._nonce)).encode()
-        length = len(self._before) + len(own) + len(filler) + len(self._after)
-        return b"".join((self._head, b"Content-Length: %d\r\n\r\n" % length, self._before, own, filler, self._after))
+    def prompt(self, index: int) -> str:
+        """Return the user's text of one request; a later turn of a conversation adds only what is new."""
+        wanted = max(_OWN_WORDS, self._workload.input_tokens(index) - self._template)
+        blocks = self._workload.blocks[index] if self._workload.blocks else ()
+        if not blocks:
+            return self._unlike_any_other(index, wanted, self._source.randrange(len(self._offsets) - wanted))
+        text = ""
+        for block in blocks:
+            tokens = min(BLOCK_TOKENS, wanted)
+            text += self._unlike_any_other(block, max(_OWN_WORDS, tokens), block % (len(self._offsets) - tokens))
+            wanted -= tokens
+        return text if wanted <= 0 else text + self._unlike_any_other(index, max(_OWN_WORDS, wanted), 0)
+
+    def _unlike_any_other(self, number: int, tokens: int, begin: int) -> str:
+        own = "".join(f" {word}" for word in own_words(number, self._nonce, self._words))
+        return own + self._pool[self._offsets[begin] : self._offsets[begin + tokens - _OWN_WORDS]]
+
+    def build(self, index: int, history: Sequence[Turn] = ()) -> bytes:
+        """Return one whole request: header and body. `history`: the turns before it in its conversation."""
+        return self.wrap(index, self.prompt(index), history)
+
+    def wrap(self, index: int, prompt: str, history: Sequence[Turn] = ()) -> bytes:
+        """Return the request with a prompt that was made before."""
+        earlier = b""
+        for turn in history:
+            for role, text in (("user", turn.prompt), ("assistant", turn.answer)):
+                earlier += json.dumps({"role": role, "content": text}).encode() + b", "
+        body = b'{"messages": [%s{"role": "user", "content": "%s"}], "max_tokens": %d, %s' % (
+            earlier,
+            prompt.encode(),  # words and blanks: nothing to escape
+            self._workload.output_tokens(index),
+            self._rest,
+        )
+        return b"%sContent-Length: %d\r\n\r\n%s" % (self._head, len(body), body)

@@ -6,7 +6,6 @@ import contextlib
 import errno
 import os
 import socket
-import ssl
 import struct
 from typing import TYPE_CHECKING
 
@@ -14,13 +13,13 @@ from runbook_lib.errors import LoadError
 
 if TYPE_CHECKING:
     from runbook_lib.load.prompts import Endpoint
+    from runbook_lib.load.tls import Tls
 
 # Linux SO_TIMESTAMPNS (and SCM_TIMESTAMPNS, the same number) of asm-generic/socket.h: x86-64 and aarch64.
 SO_TIMESTAMPNS = 35
-_TIMESPEC = struct.Struct("qq")
-_READ = 32 * 1024
-_BUFFER = bytearray(_READ)
-_VIEW = memoryview(_BUFFER)
+TIMESPEC = struct.Struct("qq")
+READ = 1 * 1024
+ANCILLARY = 64
 _BILLION = 1_000_000_000
 
 
@@ -44,40 +43,32 @@ def resolve(target: Endpoint) -> tuple[int, tuple[object, ...]]:
     return family, address
 
 
-def tls_context(ca_file: str) -> ssl.SSLContext:
-    """Return a verifying TLS context. Raises LoadError when the CA file cannot be read."""
-    try:
-        return ssl.create_default_context(cafile=ca_file or None)
-    except OSError as error:  # ssl.SSLError is one
-        raise LoadError(
-            f"CA file {ca_file}: {error}", next_command=f"openssl x509 -in {ca_file} -noout -subject"
-        ) from error
+def stamp_of(ancillary: list[tuple[int, int, bytes]]) -> int:
+    """Return the kernel's wall-clock receive time in ns, 0 when there is none."""
+    for level, kind, value in ancillary:
+        if level == socket.SOL_SOCKET and kind == SO_TIMESTAMPNS and len(value) >= TIMESPEC.size:
+            seconds, nanoseconds = TIMESPEC.unpack_from(value)
+            return int(seconds) * _BILLION + int(nanoseconds)
+    return 0
 
 
 class Wire:
     """One connection from its connect on.
 
-    started: the TCP connection stands; secured: so does TLS, or none is wanted.
+    started: the TCP connection stands; secured: so does TLS, or none is wanted
+    receive: the socket's own recvmsg where nothing is encrypted, for the loop's short way; else None
     """
 
-    def __init__(
-        self,
-        family: int,
-        address: tuple[object, ...],
-        *,
-        context: ssl.SSLContext | None = None,
-        server_name: str = "",
-    ) -> None:
+    def __init__(self, family: int, address: tuple[object, ...], tls: Tls | None = None) -> None:
         self._socket = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         self.fd = self._socket.fileno()
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         with contextlib.suppress(OSError):  # reads without a stamp are counted, so nothing is hidden
             self._socket.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
         self._pending: memoryview | bytes = b""
-        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-        self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=server_name) if context else None
-        self.secured = context is None
+        self._tls = tls
         self.started = False
+        self.receive = self._socket.recvmsg if tls is None else None
         code = self._socket.connect_ex(address)
         if code not in (0, errno.EINPROGRESS):
             self.close()
@@ -91,20 +82,22 @@ class Wire:
         self.started = True
         self.handshake()
 
+    @property
+    def secured(self) -> bool:
+        """Whether the TLS handshake is over, or none is wanted."""
+        return self._tls is None or self._tls.secured
+
     def handshake(self) -> None:
         """Go one step on in the TLS handshake; `secured` tells its end. Raises ssl.SSLError."""
         if self._tls is None:
             return
         try:
-            self._tls.do_handshake()
-            self.secured = True
-        except ssl.SSLWantReadError:
-            pass
+            self._tls.handshake()
         finally:
             self._flush_tls()
 
     def _flush_tls(self) -> None:
-        data = self._outgoing.read()
+        data = self._tls.outgoing() if self._tls is not None else b""
         if data:
             self._pending = bytes(self._pending) + data
             self.flush()
@@ -112,8 +105,7 @@ class Wire:
     def prepare(self, data: bytes) -> None:
         """Make `data` ready to be sent, encrypted where needed: all work that can be done before the stamp."""
         if self._tls is not None:
-            self._tls.write(data)
-            data = self._outgoing.read()
+            data = self._tls.seal(data)
         self._pending = memoryview(data)
 
     def flush(self) -> None:
@@ -125,56 +117,37 @@ class Wire:
                 return
             except OSError as error:
                 raise Closed(reset=True) from error
-            self._pending = self._pending[sent:]
+            # a view of what is sent would keep all of it
+            self._pending = self._pending[sent:] if sent < len(self._pending) else b""
 
     @property
     def wants_write(self) -> bool:
         """Whether something is still to be sent."""
         return bool(self._pending)
 
-    def read(self) -> tuple[memoryview | bytes, int]:
+    def read(self) -> tuple[bytes, int]:
         """Return what arrived and the kernel's wall-clock time of it in ns (0: no stamp). Raises Closed.
 
-        The bytes are valid until the next read of any connection; none means nothing to read yet.
+        No bytes means nothing to read yet.
         """
         try:
-            size, ancillary, _, _ = self._socket.recvmsg_into([_BUFFER], 64)
+            data, ancillary, _, _ = self._socket.recvmsg(READ, ANCILLARY)
         except BlockingIOError:
             return b"", 0
         except OSError as error:
             raise Closed(reset=True) from error
-        if not size:
+        if not data:
             raise Closed(reset=False)
-        stamp = 0
-        for level, kind, value in ancillary:
-            if level == socket.SOL_SOCKET and kind == SO_TIMESTAMPNS and len(value) >= _TIMESPEC.size:
-                seconds, nanoseconds = _TIMESPEC.unpack_from(value)
-                stamp = seconds * _BILLION + nanoseconds
+        stamp = stamp_of(ancillary)
         if self._tls is None:
-            return _VIEW[:size], stamp
-        self._incoming.write(_VIEW[:size])
-        return self._decrypt(), stamp
-
-    def _decrypt(self) -> bytes:
-        if self._tls is None or not self.secured:
-            self.handshake()
-            if self._tls is None or not self.secured:
-                return b""
-        plain: list[bytes] = []
-        while True:
-            try:
-                data = self._tls.read(_READ)
-            except ssl.SSLWantReadError:
-                break
-            except ssl.SSLError as error:
-                if plain:
-                    break
-                raise Closed(reset=not isinstance(error, ssl.SSLZeroReturnError)) from error
-            if not data:
-                break
-            plain.append(data)
-        self._flush_tls()
-        return b"".join(plain)
+            return data, stamp
+        try:
+            plain = self._tls.take(data)
+        finally:
+            self._flush_tls()
+        if self._tls.ended and not plain:
+            raise Closed(reset=self._tls.ended == "broken")
+        return plain, stamp
 
     def close(self) -> None:
         """Close the connection; calling it again does nothing."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -28,12 +27,17 @@ class Command:
 
 @dataclass(frozen=True, slots=True)
 class Upload:
-    """Put a text file in place, atomically, with owner and mode. `owner` is "user:group", "" for the login user."""
+    """Put a text file in place, atomically, with owner and mode. `owner` is "user:group", "" for the login user.
+
+    secret: a reference (`env:NAME`, `file:PATH`, `generated:NAME`) to what is written instead of `content`, so that
+    the value stands in no plan, record or report. `generated` is made anew for each apply, the same on all hosts.
+    """
 
     path: str
     content: str
     mode: int = 0o640
     owner: str = ""
+    secret: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +94,8 @@ class Plan:
         """Name this plan by all that its changes read and do; 16 hex digits, "" when provisional or empty."""
         if self.provisional or not self.changes:
             return ""
+        import hashlib  # noqa: PLC0415 - 4 MB of libcrypto that a load generator must not carry
+
         return hashlib.sha256(canonical_json([self.stage, self.changes]).encode()).hexdigest()[:16]
 
     @property

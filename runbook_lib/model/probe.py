@@ -7,11 +7,16 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """One read-only command of a probe. `key` names it in the result; the timeout is its own."""
+    """One read-only command of a probe. `key` names it in the result; the timeout is its own.
+
+    unit: one word for what it asks (a card). After a command that overran its timeout, the others of that unit are not
+    run: what hangs once hangs each time, and each would cost its whole timeout.
+    """
 
     key: str
     argv: tuple[str, ...]
     timeout_s: float = 10.0
+    unit: str = ""
 
 
 @dataclass(frozen=True, slots=True)

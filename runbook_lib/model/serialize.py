@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 from typing import Any, TypeVar
 
-from pydantic import TypeAdapter
-from pydantic_core import to_jsonable_python
-
 T = TypeVar("T")
 
 
 def to_json(value: Any) -> Any:  # noqa: ANN401 - anything made of dataclasses, models, mappings and sequences
     """Turn dataclasses, models, enums and paths into plain JSON values."""
+    from pydantic_core import to_jsonable_python  # noqa: PLC0415 - 10 MB that a load generator must not carry
+
     return to_jsonable_python(value)
 
 
@@ -23,4 +22,6 @@ def canonical_json(value: Any) -> str:  # noqa: ANN401 - see to_json
 
 def from_json(kind: type[T], value: Any) -> T:  # noqa: ANN401 - a JSON value
     """Read one of our dataclasses back from its JSON form. Raises pydantic.ValidationError when it does not fit."""
+    from pydantic import TypeAdapter  # noqa: PLC0415 - see to_json
+
     return TypeAdapter(kind).validate_python(value)

@@ -198,7 +198,8 @@ def _say(item: Any) -> str:  # noqa: ANN401 - pydantic's ErrorDetails
     if item["type"] == "missing":
         return "missing; it has no default"
     message = str(item["msg"]).removeprefix("Value error, ")
-    secret = item["loc"][-1:] == ("token",)  # whoever wrote the secret itself there shall not read it in a log
+    # whoever wrote a secret itself there, or one within a URL, shall not read it in a log
+    secret = item["loc"][-1:] in {("token",), ("url",)}
     return message if item["type"] == "value_error" or secret else f"{message}, not {item['input']!r}"
 
 

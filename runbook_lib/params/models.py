@@ -12,12 +12,13 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from runbook_lib.model import Risk
 from runbook_lib.params.base import StrictModel
-from runbook_lib.params.paths import DEFAULT_ASCEND_ROOT, DEFAULT_HCCN_CONF, DEFAULT_WORK
+from runbook_lib.params.paths import DEFAULT_ASCEND_ROOT, DEFAULT_HCCN_CONF, DEFAULT_MPI, DEFAULT_WORK
 from runbook_lib.params.secrets import SecretReference
 
 # hccntool_019 (HDK): on-board vNICs use 192.168.0.x to 192.168.7.x; a device IP or detect target there times out
 VNIC_RANGE = ipaddress.ip_network("192.168.0.0/21")
 CARD_HBM_GIB = 64
+MIN_SHM_MIB = 1024  # hiascend image guide
 _LEAST_PARTS = 3  # the root, a top directory, and one of its own
 # MindIE DeepSeek-R1 README: W8A8 about 0.65 TB on 16 cards of 64 GB, BF16 about 1.3 TB on 32
 MIN_CARDS = {"w8a8": 16, "bf16": 32}
@@ -62,13 +63,19 @@ RiskName = Annotated[Risk, BeforeValidator(_risk)]
 
 
 class Card(StrictModel):
-    """One NPU's RoCE port. Gateway and peer are derived when not given: see Params.gateway and Params.peer."""
+    """One NPU's RoCE port. Gateway and peer are derived when not given: see Params.gateway and Params.peer.
+
+    peer: what the card's health check detects (netdetect).
+    port, switch: the cabling plan; the interface that LLDP names, and the switch's chassis MAC or system name.
+    """
 
     id: Annotated[int, Field(ge=0, le=15)]
     ip: Ipv4
     netmask: Ipv4 = "255.255.255.0"
     gateway: Ipv4 | None = None
     peer: Ipv4 | None = None
+    port: str | None = None
+    switch: str | None = None
 
 
 class Jump(StrictModel):
@@ -111,12 +118,50 @@ class Cluster(StrictModel):
     hosts: Annotated[list[Host], Field(min_length=1, max_length=256)]
 
 
-class WeightsSource(StrictModel):
-    """Where the weights come from. `mirror` is a plain HTTP(S) server with a manifest.json."""
+HUBS = {
+    "huggingface": "https://huggingface.co",
+    "modelscope": "https://modelscope.cn",
+    "modelers": "https://modelers.cn",
+}
 
-    kind: Literal["mirror"] = "mirror"
-    url: Annotated[str, Field(pattern=r"^https?://\S+$")]
+
+class WeightsSource(StrictModel):
+    """Where the weights come from.
+
+    kind: `mirror` is a plain HTTP(S) server with a manifest.json beside the files; the hubs are asked by their HTTP
+    APIs (`url` then is another endpoint, like that of a mirror of Hugging Face); `path` is a directory that some of
+    the hosts have: a disk, a network file system, or what another tool left.
+    limit_mb_s: MB/s per host from the source, 0 for no limit.
+    """
+
+    kind: Literal["mirror", "huggingface", "modelscope", "modelers", "path"] = "mirror"
+    url: Annotated[str, Field(pattern=r"^(https?://[^\s@]+)?$")] = ""
+    repository: Annotated[str, Field(pattern=r"^([A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*)?$")] = ""
+    revision: Annotated[str, Field(pattern=r"^[A-Za-z0-9._/-]*$")] = ""
+    path: HostPath | None = None
     token: SecretReference | None = None
+    proxy: Annotated[str, Field(pattern=r"^(https?://[^\s@/]+)?$")] = ""
+    limit_mb_s: Annotated[float, Field(ge=0)] = 0.0
+
+    @model_validator(mode="after")
+    def _complete(self) -> WeightsSource:
+        if self.kind == "path" and self.path is None:
+            raise ValueError("a source of kind path needs path, a directory that at least one host has")
+        if self.kind == "mirror" and not self.url:
+            raise ValueError(
+                "a source of kind mirror needs url, where manifest.json lies; like http://10.0.0.5/r1-w8a8"
+            )
+        if self.kind in HUBS and not (self.repository and self.revision):
+            raise ValueError(
+                f"a source of kind {self.kind} needs repository (OWNER/NAME) and a revision that does not move: "
+                "a commit or a tag"
+            )
+        return self
+
+    @property
+    def endpoint(self) -> str:
+        """The address that is asked; "" for a path."""
+        return self.url or HUBS.get(self.kind, "")
 
 
 class Weights(StrictModel):
@@ -141,9 +186,30 @@ class Container(StrictModel):
 
     image: str
     image_tar: HostPath | None = None
+    image_sha256: Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")] = ""
     name: Name = "mindie-deepseek"
     shm_size: Annotated[str, Field(pattern=r"^[1-9]\d*[gm]$")] = "500g"
     privileged: bool = False
+
+    @model_validator(mode="after")
+    def _enough_shm(self) -> Container:
+        if self.shm_size.endswith("m") and int(self.shm_size[:-1]) < MIN_SHM_MIB:
+            raise ValueError(
+                f"shm_size {self.shm_size} is below 1 GiB, and the daemon ends with a futex error; "
+                "right would be 500g, or at least 1g"
+            )
+        return self
+
+
+class Parallel(StrictModel):
+    """How one instance spreads over its cards. tp 0: all cards / dp. moe_ep 1: experts are shared by all cards.
+
+    dp x tp = all cards of the instance; moe_ep divides them. Images before MindIE 2.0.RC1 know the default only.
+    """
+
+    dp: Annotated[int, Field(ge=1, le=1024)] = 1
+    tp: Annotated[int, Field(ge=0, le=1024)] = 0
+    moe_ep: Annotated[int, Field(ge=1, le=1024)] = 1
 
 
 class Service(StrictModel):
@@ -161,9 +227,15 @@ class Service(StrictModel):
     max_queue_delay_us: Annotated[int, Field(ge=500, le=1_000_000)] = 5000
     prefill_time_ms: Annotated[int, Field(ge=0, le=1000)] = 150
     decode_time_ms: Annotated[int, Field(ge=0, le=1000)] = 50
-    max_link_num: Annotated[int, Field(ge=1, le=1000)] = 1000
-    npu_memory_fraction: Annotated[float, Field(gt=0.5, le=1.0)] = 0.92
+    max_link_num: Annotated[int, Field(ge=1, le=4096)] = 1000  # up to 1000 before 2.0.RC1
+    npu_memory_fraction: Annotated[float, Field(gt=0, le=1.0)] = 0.92
+    npu_mem_size: Annotated[int, Field(ge=-1, le=1024)] = -1  # GB of KV cache per card; -1 takes what is left
+    support_select_batch: bool = False
+    parallel: Parallel = Parallel()
     start_deadline_s: Annotated[float, Field(gt=0)] = 3600.0
+    https: bool = False  # needs certificates in the image's security folder
+    # why the service may listen on 0.0.0.0; "" is no. For tests on isolated networks only (field report)
+    listen_on_all_reason: str = ""
 
     @model_validator(mode="after")
     def _lengths(self) -> Service:
@@ -197,6 +269,47 @@ class Benchmark(StrictModel):
     request_timeout_s: Annotated[float, Field(gt=0)] = 3600.0
 
 
+class Preflight(StrictModel):
+    """What hosts shall be. `systems`: id and beginning of the version, as /etc/os-release names them."""
+
+    systems: list[Annotated[str, Field(pattern=r"^\S+ \S+$")]] = Field(
+        default=["openEuler 22.03", "openEuler 24.03", "ubuntu 22.04", "kylin V10"], min_length=1
+    )
+    power: Literal["performance", "any"] = "performance"
+    firewall: Literal["off", "any"] = "off"
+
+
+class Network(StrictModel):
+    """How the cards' network is tested.
+
+    ping_matrix: `auto` is complete up to 4 hosts and a sample above; `neighbour` pings one card each.
+    ping_deadline_s: per host; what is not reached until then stays untested.
+    speed_mbps: of one port. hccl_gb_per_s: what the collective test shall reach at its largest size.
+    """
+
+    ping_matrix: Literal["auto", "complete", "neighbour"] = "auto"
+    ping_deadline_s: Annotated[float, Field(ge=1, le=250)] = 60.0
+    speed_mbps: Annotated[int, Field(ge=1000)] = 200_000
+    hccl: Literal["auto", "off"] = "auto"
+    hccl_gb_per_s: Annotated[float, Field(gt=0)] = 20.0
+
+
+class Capacity(StrictModel):
+    """What the planner takes beside the rest; it changes nothing on the hosts.
+
+    hardware: the cards (runbook_lib/capacity/hardware.py). generation: of the scheduler, `auto` reads it off the image.
+    mtp: the weights bring a draft layer that is used. constants: values of capacity/constants.py found by calibration.
+    ttft_ms, tpot_ms: the service level, mean first token and mean time per further token.
+    """
+
+    hardware: Literal["910b1", "910b2", "910b3", "910b4", "910b4-1", "910c-die"] = "910b3"
+    generation: Literal["auto", "old", "new"] = "auto"
+    mtp: bool = False
+    constants: dict[str, float] = Field(default={})
+    ttft_ms: Annotated[float, Field(gt=0)] | None = None
+    tpot_ms: Annotated[float, Field(gt=0)] | None = None
+
+
 class Policy(StrictModel):
     """Which risks `--yes` may approve. Destructive changes are always approved by digest."""
 
@@ -217,6 +330,7 @@ class Paths(StrictModel):
     hccn_conf: HostPath = DEFAULT_HCCN_CONF
     ascend_root: HostPath = DEFAULT_ASCEND_ROOT
     work: HostPath = DEFAULT_WORK
+    mpi: HostPath = DEFAULT_MPI
 
 
 class Twin(StrictModel):
@@ -236,6 +350,9 @@ class Params(StrictModel):
     container: Container
     service: Service = Service()
     benchmark: Benchmark = Benchmark()
+    preflight: Preflight = Preflight()
+    network: Network = Network()
+    capacity: Capacity = Capacity()
     policy: Policy = Policy()
     paths: Paths = Paths()
     twin: Twin | None = None
@@ -358,6 +475,12 @@ def _topology_problems(params: Params) -> list[str]:
 
 def _capacity_problems(params: Params) -> list[str]:
     needed = MIN_CARDS[params.model.format]
+    parallel = params.service.parallel
+    tp = parallel.tp or max(1, params.world_size // parallel.dp)
+    if parallel.dp * tp != params.world_size or params.world_size % parallel.moe_ep:
+        given = f"dp {parallel.dp} x tp {tp}, moe_ep {parallel.moe_ep}"
+        right = f"dp x tp = {params.world_size}, and a moe_ep that divides it"
+        return [f"service.parallel is {given}, for {params.world_size} cards; right would be {right}"]
     if params.world_size < needed:
         return [
             f"{params.model.format} weights need {needed} cards of {CARD_HBM_GIB} GB, "

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 DEFAULT_WORK = "/var/lib/ascend-runbook"
 DEFAULT_ASCEND_ROOT = "/usr/local/Ascend"
 DEFAULT_HCCN_CONF = "/etc/hccn.conf"
+DEFAULT_MPI = "/usr/local/mpich"
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +24,7 @@ class HostPaths:
     image_tar: str
     work: str
     root: str = ""
+    mpi: str = DEFAULT_MPI
 
     @classmethod
     def of(cls, params: Params, root: str = "") -> HostPaths:
@@ -34,12 +36,18 @@ class HostPaths:
             image_tar=root + params.container.image_tar if params.container.image_tar else "",
             work=root + params.paths.work,
             root=root,
+            mpi=root + params.paths.mpi,
         )
 
     @property
     def hccn_tool(self) -> str:
         """The tool that sets and reads the RoCE ports of the NPUs."""
         return f"{self.ascend_root}/driver/tools/hccn_tool"
+
+    @property
+    def toolkit(self) -> str:
+        """The folder of the installed CANN toolkits, one below it for each version."""
+        return f"{self.ascend_root}/ascend-toolkit"
 
     @property
     def driver_version(self) -> str:

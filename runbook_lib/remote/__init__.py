@@ -13,28 +13,32 @@ from runbook_lib.remote.jobs import (
     stop_job,
     wait_job,
 )
-from runbook_lib.remote.locks import Lock, acquire, release
+from runbook_lib.remote.locks import LOCK_KEY, LockOwner, SeenLock, lock_answer, lock_section, look_at_lock, release
 from runbook_lib.remote.run import Observer, RawCapture, output_digest
 from runbook_lib.remote.target import Target
 from runbook_lib.remote.trust import HostKey, fetch_host_key, pin, pinned
 
 __all__ = [
+    "LOCK_KEY",
     "Host",
     "HostKey",
     "JobHandle",
     "JobState",
     "JobStatus",
-    "Lock",
+    "LockOwner",
     "Observer",
     "Progress",
     "RawCapture",
     "Result",
+    "SeenLock",
     "Target",
-    "acquire",
     "fan_out",
     "fetch_host_key",
     "job_directory",
     "job_status",
+    "lock_answer",
+    "lock_section",
+    "look_at_lock",
     "output_digest",
     "pin",
     "pinned",

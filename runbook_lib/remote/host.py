@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Self
 
 from runbook_lib.errors import CommandFailed, CommandTimeout, HostUnreachable
@@ -13,7 +14,7 @@ from runbook_lib.remote.run import MAX_OUTPUT
 from runbook_lib.remote.scope import current_scope
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from types import TracebackType
 
     import paramiko
@@ -27,11 +28,15 @@ class Host:
     """A context manager around one hardened connection.
 
     observer: told of every command (see run.Observer); what it raises stops the work
+    mask: takes the secrets out of what commands print; `read_file` gives bytes as they are
     """
 
-    def __init__(self, target: Target, observer: Observer | None = None) -> None:
+    def __init__(
+        self, target: Target, observer: Observer | None = None, mask: Callable[[str], str] | None = None
+    ) -> None:
         self.target = target
         self.observer = observer
+        self._mask = mask
         self._connection: HardenedConnection | None = None
 
     def __enter__(self) -> Self:
@@ -93,7 +98,7 @@ class Host:
         Beyond timeout_s it is killed on the host with its session: timed_out, exit code None. Each stream is cut at
         max_output bytes, and stderr then says so. Raises HostUnreachable, CommandFailed when it cannot be started.
         """
-        return running.run(self, argv, timeout_s, stdin=stdin, max_output=max_output).as_text()
+        return self._masked(running.run(self, argv, timeout_s, stdin=stdin, max_output=max_output).as_text())
 
     def check(
         self,
@@ -117,7 +122,12 @@ class Host:
 
     def probe(self, script: ProbeScript) -> dict[str, Capture]:
         """Run the read-only commands of a probe in one round trip; see remote.probe."""
-        return probing.probe(self, script)
+        return {key: self._masked(capture) for key, capture in probing.probe(self, script).items()}
+
+    def _masked(self, capture: Capture) -> Capture:
+        if self._mask is None:
+            return capture
+        return replace(capture, stdout=self._mask(capture.stdout), stderr=self._mask(capture.stderr))
 
     def upload(self, item: Upload) -> None:
         """Put a text file in place, atomically, with owner and mode; see remote.files."""

@@ -1,22 +1,32 @@
-"""The apply lock: keeps two operators from changing one host at the same time. Reading takes no lock."""
+"""The apply lock on a host: keeps two operators from changing it at the same time. Reading takes no lock.
+
+Taking it is one section at the head of the probe that precedes an apply, so it costs no round trip, and the facts
+are read under it. It is a directory <work>/lock with info.json; whoever knows its token may take it again and
+release it. It is never broken by itself, also not when it has expired.
+"""
 
 from __future__ import annotations
 
 import json
-import secrets
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from runbook_lib.errors import CommandFailed, LockHeld, RecordError
+from runbook_lib.errors import CommandFailed, RecordError
+from runbook_lib.model import Section
 from runbook_lib.remote.run import run_script
 
 if TYPE_CHECKING:
+    from runbook_lib.model import Capture
     from runbook_lib.remote.host import Host
 
+LOCK_KEY = "runbook.lock"
+#: The token of a lock whose own cannot be read: half made, or of another program.
+UNREADABLE = "unreadable"
 _TIMEOUT_S = 15.0
 _NO_WORK, _HELD = 66, 75
 
-# All times are the host's own: the clocks of two operators need not agree.
+# All times are the host's own: the clocks of two operators need not agree. Under the lock nobody else uploads, so
+# temp dirs of uploads that were cut off can go.
 _ACQUIRE = r"""
 work=$1 ttl=$2 token=$3 rest=$4 lock=$1/lock
 [ -d "$work" ] || { echo "the work directory $work does not exist" >&2; exit 66; }
@@ -24,13 +34,14 @@ umask 077
 now=$(date +%s)
 write() {
   printf '{"taken_at":%s,"expires_at":%s,%s\n' "$now" "$((now + ttl))" "$rest" >"$lock/new" &&
-  mv -f "$lock/new" "$lock/info.json"
+  mv -f "$lock/new" "$lock/info.json" || exit 74
+  rm -rf "$work"/.runbook.?* "$work"/*/.runbook.?*
 }
 if said=$(mkdir "$lock" 2>&1); then write || { rm -rf "$lock"; exit 74; }; exit 0; fi
 [ -d "$lock" ] || { echo "$said" >&2; exit 73; }
-case $(cat "$lock/info.json" 2>/dev/null) in *"\"token\":\"$token\""*) write; exit;; esac
-printf '%s %s\n' "$now" "$(stat -c %Y "$lock")"
-cat "$lock/info.json" 2>/dev/null
+old=$(cat "$lock/info.json" 2>/dev/null)
+printf '%s %s\n%s\n' "$now" "$(stat -c %Y "$lock")" "$old"
+case $old in *"\"token\":\"$token\""*) write; exit 0;; esac
 exit 75
 """
 
@@ -38,75 +49,125 @@ exit 75
 _RELEASE = r"""
 lock=$1/lock token=$2
 [ -d "$lock" ] || { echo "it is gone" >&2; exit 66; }
-case $(cat "$lock/info.json" 2>/dev/null) in
-  *"\"token\":\"$token\""*) mv -T "$lock" "$lock.$token" && rm -rf "$lock.$token";;
-  *) echo "somebody else holds it now" >&2; exit 75;;
+old=$(cat "$lock/info.json" 2>/dev/null)
+case $old in
+  *"\"token\":\"$token\""*) ;;
+  *"\"token\":\""*) echo "somebody else holds it now" >&2; exit 75;;
+  *) [ "$token" = unreadable ] || { echo "somebody else holds it now" >&2; exit 75; };;
 esac
+mv -T "$lock" "$lock.gone" && rm -rf "$lock.gone" && printf '%s\n' "$old"
+"""
+
+_LOOK = r"""
+lock=$1/lock
+[ -d "$lock" ] || exit 66
+printf '%s %s\n' "$(date +%s)" "$(stat -c %Y "$lock")"
+cat "$lock/info.json" 2>/dev/null
+exit 0
 """
 
 
 @dataclass(frozen=True, slots=True)
-class Lock:
-    """A lock that we hold on one host. Whoever knows the token may take it again and release it."""
+class LockOwner:
+    """Who holds a lock: the words for people, and what tells whether its process still lives.
+
+    token: the id of the run; machine, boot, namespace, pid, start: name one process (see runs.locks)
+    """
+
+    owner: str
+    reason: str
+    token: str
+    machine: str = ""
+    boot: str = ""
+    namespace: str = ""
+    pid: int = 0
+    start: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class SeenLock:
+    """A lock as it lies on a host. `expires_in_s` is None when its expiry cannot be read."""
 
     host: str
-    work_dir: str
-    token: str
+    owner: LockOwner
+    age_s: int
+    expires_in_s: int | None
 
 
-def acquire(  # noqa: PLR0913 - four of them are the words on the lock
-    host: Host, work_dir: str, *, owner: str, reason: str, ttl_s: int, token: str = ""
-) -> Lock:
-    """Take the host's apply lock, for ttl_s seconds at most by promise: an expired lock is not broken by itself.
+@dataclass(frozen=True, slots=True)
+class LockAnswer:
+    """What an attempt to take the lock gave.
 
-    token: that of a lock that this run already holds, to take it again (a resumed run) and move its expiry.
-    Raises LockHeld (who, why, since when, and what to do), CommandFailed when work_dir is missing.
+    taken: we hold it; before: the lock that lies there and is not ours, or that we took again; missing: the host has
+    no work directory, so there is nothing to lock yet.
     """
-    token = token or secrets.token_hex(16)
-    body = json.dumps({"owner": owner, "reason": reason, "token": token}, separators=(",", ":"))
-    arguments = (work_dir, str(int(ttl_s)), token, body[1:])
-    result = run_script(host, "lock", _ACQUIRE, arguments, _TIMEOUT_S).as_text()
-    if result.exit_code == _HELD:
-        raise _held(host, work_dir, result.stdout)
-    if not result.ok:
-        said = result.stderr.strip() or ("no answer in time" if result.timed_out else "it printed nothing")
-        raise CommandFailed(
-            host.target.name,
-            f"cannot take the lock in {work_dir}: {said}",
-            next_command=f"{host.target.ssh_command} ls -ld {work_dir}",
-        )
-    return Lock(host.target.name, work_dir, token)
+
+    taken: bool = False
+    missing: bool = False
+    before: SeenLock | None = field(default=None)
 
 
-def release(host: Host, lock: Lock) -> None:
-    """Give the lock back. Raises RecordError when it is no longer ours: somebody broke it while we worked."""
-    result = run_script(host, "unlock", _RELEASE, (lock.work_dir, lock.token), _TIMEOUT_S).as_text()
+def lock_section(work_dir: str, owner: LockOwner, ttl_s: int) -> Section:
+    """Return the probe section that takes the lock, or takes it again when it has our token, for ttl_s seconds."""
+    body = json.dumps(asdict(owner), separators=(",", ":"))
+    argv = ("sh", "-c", _ACQUIRE, "runbook:lock", work_dir, str(int(ttl_s)), owner.token, body[1:])
+    return Section(LOCK_KEY, argv, _TIMEOUT_S)
+
+
+def lock_answer(host: str, capture: Capture) -> LockAnswer:
+    """Read what that section printed. Raises CommandFailed when it cannot be told whether we hold the lock."""
+    if capture.exit_code == _NO_WORK:
+        return LockAnswer(missing=True)
+    if capture.exit_code in {0, _HELD}:
+        before = _seen(host, capture.stdout) if capture.stdout.strip() else None
+        return LockAnswer(taken=capture.ok, before=before)
+    said = capture.stderr.strip() or ("no answer in time" if capture.timed_out else "it printed nothing")
+    raise CommandFailed(host, f"cannot take the apply lock: {said}")
+
+
+def look_at_lock(host: Host, work_dir: str) -> SeenLock | None:
+    """Return the lock that lies on a host, None when there is none."""
+    result = run_script(host, "look-at-lock", _LOOK, (work_dir,), _TIMEOUT_S).as_text()
+    return _seen(host.target.name, result.stdout) if result.ok else None
+
+
+def release(host: Host, work_dir: str, token: str) -> None:
+    """Give the lock back, or break the one with this token. Raises RecordError when it is not there any more."""
+    result = run_script(host, "unlock", _RELEASE, (work_dir, token), _TIMEOUT_S).as_text()
     if not result.ok:
         raise RecordError(
-            f"{host.target.name}: the lock in {lock.work_dir} could not be released: "
-            f"{result.stderr.strip() or 'no answer'}. Changes of two operators may have mixed",
-            next_command="runbook check PARAMS",
+            f"{host.target.name}: the lock in {work_dir} could not be released: {result.stderr.strip() or 'no answer'}"
         )
 
 
-def _held(host: Host, work_dir: str, printed: str) -> LockHeld:
+def _seen(host: str, printed: str) -> SeenLock:
     times, _, text = printed.partition("\n")
     now, made = (int(word) for word in times.split())
     info = _info(text)
-    age_s = now - int(info.get("taken_at", made))
-    who = info.get("owner", "somebody unknown (the lock has no readable owner)")
-    why = info.get("reason", "unknown")
     expires_at = info.get("expires_at")
-    break_it = f"{host.target.ssh_command} rm -r {work_dir}/lock"
-    message = f"{host.target.name}: {who} is applying: {why}; taken {age_s} s ago"
-    if isinstance(expires_at, int) and expires_at <= now:
-        return LockHeld(
-            f"{message}, EXPIRED {now - expires_at} s ago. When {who} confirms that nothing runs, break it",
-            next_command=break_it,
-        )
-    if isinstance(expires_at, int):
-        return LockHeld(f"{message}, holds for {expires_at - now} s more", next_command="runbook status")
-    return LockHeld(f"{message}, without a readable expiry. When nobody is applying, break it", next_command=break_it)
+    taken_at = info.get("taken_at")
+    owner = LockOwner(
+        owner=_word(info, "owner") or "somebody unknown (the lock has no readable owner)",
+        reason=_word(info, "reason") or "unknown",
+        token=_word(info, "token") or UNREADABLE,
+        machine=_word(info, "machine"),
+        boot=_word(info, "boot"),
+        namespace=_word(info, "namespace"),
+        pid=_number(info, "pid"),
+        start=_number(info, "start"),
+    )
+    age_s = now - (taken_at if isinstance(taken_at, int) else made)
+    return SeenLock(host, owner, age_s, expires_at - now if isinstance(expires_at, int) else None)
+
+
+def _word(info: dict[str, Any], name: str) -> str:
+    value = info.get(name)
+    return value if isinstance(value, str) else ""
+
+
+def _number(info: dict[str, Any], name: str) -> int:
+    value = info.get(name)
+    return value if isinstance(value, int) else 0
 
 
 def _info(text: str) -> dict[str, Any]:

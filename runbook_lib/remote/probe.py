@@ -45,14 +45,20 @@ for t in /dev/shm "${TMPDIR:-/tmp}" /run /var/tmp; do
   rm -rf "$d"; d=
 done
 [ -n "$d" ] || { echo "runbook: no temp dir can be written on this host" >&2; exit 73; }
+hung=
 section() {
-  i=$1 t=$2; shift 2
+  i=$1 t=$2 u=$3; shift 3
+  case " $hung " in *" $u "*)
+    printf '%s begin %s -1 0 0\n%s middle %s\n' "$N" "$i" "$N" "$i" || exit 1
+    printf 'not run: an earlier command of %s hung\n%s end %s\n' "$u" "$N" "$i"
+    return
+  esac
   read -r a x </proc/uptime
   timeout -k 1 "$t" "$@" >"$d/o" 2>"$d/e" </dev/null &
   p=$!
   { wait "$p"; } 2>/dev/null; r=$?
   read -r b x </proc/uptime
-  case $r in 124|137) kill -s KILL -- "-$p" 2>/dev/null;; esac
+  case $r in 124|137) kill -s KILL -- "-$p" 2>/dev/null; [ "$u" = - ] || hung="$hung $u";; esac
   p=
   printf '%s begin %s %s %s %s\n' "$N" "$i" "$r" "$a" "$b" || exit 1
   [ ! -s "$d/o" ] || head -c "$M" "$d/o" || exit 1
@@ -76,7 +82,8 @@ class _Frame:
 def probe(session: Session, script: ProbeScript) -> dict[str, Capture]:
     """Run all sections, one after the other, and return what each one printed.
 
-    A section that overran its timeout has timed_out=True and no exit code. When the connection breaks, the sections
+    A section that overran its timeout has timed_out=True and no exit code; so have, without timed_out, those of its
+    unit that were not run any more. When the connection breaks, the sections
     that already came are kept and the others have no exit code, with the reason in stderr. The observer is told of
     each section. Raises ValueError on a key that occurs twice, HostUnreachable when there is no connection at all.
     """
@@ -114,8 +121,8 @@ def probe(session: Session, script: ProbeScript) -> dict[str, Capture]:
 def compile_script(sections: tuple[Section, ...], nonce: str) -> str:
     """Return the POSIX sh script of a probe."""
     calls = [
-        f"section {index} {max(section.timeout_s, 0.001):.3f} {shlex.join(section.argv)}"
-        for index, section in enumerate(sections)
+        f"section {index} {max(each.timeout_s, 0.001):.3f} {shlex.quote(each.unit or '-')} {shlex.join(each.argv)}"
+        for index, each in enumerate(sections)
     ]
     return "\n".join([f"N={nonce} M={MAX_SECTION_OUTPUT + 1}", _HEAD.strip(), *calls, ""])
 
@@ -143,6 +150,8 @@ def _capture(section: Section, frame: _Frame | None, raw: RawCapture) -> Capture
     if frame is None:
         why = raw.lost or decode(raw.stderr).strip() or "the probe ended before this command"
         return Capture(stderr=f"runbook: no result: {why}")
+    if frame.code < 0:
+        return Capture(stderr=f"runbook: {decode(frame.stderr)}")
     timed_out = frame.code in TIMEOUT_CODES and frame.duration_s >= section.timeout_s - _CLOCK_STEP_S
     return Capture(
         stdout=decode(frame.stdout[:MAX_SECTION_OUTPUT]),

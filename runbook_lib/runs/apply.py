@@ -6,11 +6,12 @@ from collections import defaultdict
 from typing import TYPE_CHECKING
 
 from runbook_lib.errors import RunbookError, StageFailed
+from runbook_lib.model import to_json
 from runbook_lib.remote import fan_out
 
 if TYPE_CHECKING:
     import threading
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from runbook_lib.model import Change, Plan
     from runbook_lib.remote import Target
@@ -43,9 +44,8 @@ def apply_plan(
             "change_start",
             stage=plan.stage,
             index=index,
-            subject=change.subject,
-            summary=change.summary,
-            undo=change.undo,
+            digest=plan.digest,
+            **to_json(change),
         )
         try:
             cluster.apply(change, _scaled(on_progress, finished[host], total[host]), stop)
@@ -91,7 +91,7 @@ def _run_phase(
             make(index, change)
 
     busy = [target for target in cluster.targets if target.name in work]
-    deadline_s = max(_deadline(changes) for changes in work.values())
+    deadline_s = max(_SLACK_S + deadline_of(change for _, change in changes) for changes in work.values())
     results = fan_out(busy, on_host, deadline_s=deadline_s)
     problems = []
     for result in results.values():
@@ -102,10 +102,7 @@ def _run_phase(
     return problems
 
 
-def _deadline(changes: list[tuple[int, Change]]) -> float:
-    """Return how long a host may take for its changes of one phase, in s."""
-    seconds = _SLACK_S
-    for _, change in changes:
-        action = change.action
-        seconds += getattr(action, "deadline_s", None) or getattr(action, "timeout_s", None) or _SLACK_S
-    return seconds
+def deadline_of(changes: Iterable[Change]) -> float:
+    """Return how long these changes may take one after the other, in s."""
+    actions = [change.action for change in changes]
+    return sum(getattr(each, "deadline_s", None) or getattr(each, "timeout_s", None) or _SLACK_S for each in actions)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from runbook_lib.model import Finding, Verdict, worst
 from runbook_lib.runs.cluster import Cluster
@@ -24,6 +24,7 @@ class StageCheck:
     name: str
     title: str
     findings: tuple[Finding, ...]
+    facts: Any = None
 
     @property
     def verdict(self) -> Verdict:
@@ -44,7 +45,7 @@ def check_cluster(
             if on_stage is not None:
                 on_stage(stage.title)
             facts = stage.module.facts(params, cluster.probe(stage))
-            checks.append(StageCheck(stage.name, stage.title, tuple(stage.module.check(facts, params))))
+            checks.append(StageCheck(stage.name, stage.title, tuple(stage.module.check(facts, params)), facts))
     finally:
         cluster.close()
     return checks

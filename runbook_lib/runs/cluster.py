@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import secrets
 import shlex
 import threading
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from tenacity import Retrying, retry_if_result, stop_after_attempt, wait_fixed
@@ -12,13 +14,17 @@ from tenacity import Retrying, retry_if_result, stop_after_attempt, wait_fixed
 from runbook_lib.errors import HostError, HostUnreachable, RunbookError, StageFailed, TwinDown, UsageError
 from runbook_lib.model import Capture, Change, Command, Job, ProbeScript, Upload
 from runbook_lib.params import HostPaths, project_root, resolve_path
+from runbook_lib.params.secrets import SecretValue, resolve
 from runbook_lib.remote import Host, JobState, Target, fan_out, start_job, wait_job
+from runbook_lib.runs.pace import Pace
+from runbook_lib.runs.redaction import redactor_of
 from runbook_lib.stages import HostProbe, Probes, Stage
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    from runbook_lib.model import Section
     from runbook_lib.params import Params
     from runbook_lib.remote import JobStatus
 
@@ -68,10 +74,13 @@ class Cluster:
 
     def __init__(self, params: Params, root: Path | None = None) -> None:
         self.params = params
+        # what comes from a host is masked as it comes in; only a run, not a reader, needs to have all secrets
+        self.redactor = redactor_of(params, strict=False)
         self.root = root or project_root()
         self.targets = targets(params, self.root)
         self.commands: list[dict[str, Any]] = []
         self._lock = threading.Lock()
+        self._generated: dict[str, str] = {}
         self._hosts: dict[str, Host] = {}
         self._paths: dict[str, HostPaths] = {}
         known = known_hosts_file(params, self.root)
@@ -104,10 +113,15 @@ class Cluster:
         with self._lock:
             self.commands.append(entry)
 
-    def _connected(self, target: Target) -> Host:
+    def paths_of(self, name: str) -> HostPaths:
+        """Return the paths of a host that was connected to."""
+        return self._paths[name]
+
+    def connected(self, target: Target) -> Host:
+        """Return the open host; connects when there is no connection. Raises HostError."""
         host = self._hosts.get(target.name)
         if host is None:
-            host = self._hosts[target.name] = Host(target, self._observe)
+            host = self._hosts[target.name] = Host(target, self._observe, self.redactor.text)
         host.open()
         if target.name not in self._paths:
             prefix = ""
@@ -118,17 +132,25 @@ class Cluster:
 
     def reach(self) -> dict[str, str]:
         """Connect to every host; return the error of each that cannot be reached. Raises TwinDown for a twin."""
-        results = fan_out(self.targets, lambda target: self._connected(target) and None, deadline_s=PROBE_DEADLINE_S)
+        results = fan_out(self.targets, lambda target: self.connected(target) and None, deadline_s=PROBE_DEADLINE_S)
         if self.params.twin is not None and all(isinstance(each.error, HostUnreachable) for each in results.values()):
             raise self._twin_down()
         return {name: str(result.error) for name, result in results.items() if result.error is not None}
 
-    def probe(self, stage: Stage[Any]) -> Probes:
-        """Read all hosts at once. A host that cannot be read has its error. Raises TwinDown when the twin is down."""
+    def probe(self, stage: Stage[Any], first: Callable[[str], Section] | None = None) -> Probes:
+        """Read all hosts at once. A host that cannot be read has its error. Raises TwinDown when the twin is down.
+
+        first: makes a section out of a host's work folder that is run before those of the stage.
+        """
+        asked: dict[str, float] = {}
 
         def read(target: Target) -> dict[str, Capture]:
-            host = self._connected(target)
-            script = stage.module.probe(self.params, self.params.host(target.name), self._paths[target.name])
+            host = self.connected(target)
+            paths = self._paths[target.name]
+            asked[target.name] = time.time()
+            script = stage.module.probe(self.params, self.params.host(target.name), paths)
+            if first is not None:
+                script = ProbeScript((first(paths.work), *script.sections))
             return probe_unless_busy(host, script) if script.sections else {}
 
         results = fan_out(self.targets, read, deadline_s=PROBE_DEADLINE_S)
@@ -139,26 +161,57 @@ class Cluster:
             paths = self._paths.get(name) or HostPaths.of(self.params)
             if result.error is not None and not isinstance(result.error, HostError):
                 raise result.error
-            error = result.error.reason if isinstance(result.error, HostError) else ""
-            probes[name] = HostProbe(name, paths, result.value or {}, error)
-        return probes
+            error = self.redactor.text(result.error.reason) if isinstance(result.error, HostError) else ""
+            probes[name] = HostProbe(name, paths, result.value or {}, error, asked.get(name))
+        return self._follow_up(stage, probes) if stage.follow_up is not None else probes
+
+    def _follow_up(self, stage: Stage[Any], probes: Probes) -> Probes:
+        """Ask the hosts what the first answers call for; a host that is lost meanwhile keeps its first answers."""
+        assert stage.follow_up is not None  # noqa: S101 - the caller's own branch
+        facts = stage.module.facts(self.params, probes)
+        scripts = stage.follow_up(facts, self.params, {name: seen.paths for name, seen in probes.items()})
+        asked = [each for each in self.targets if each.name in scripts and scripts[each.name].sections]
+        results = fan_out(
+            asked,
+            lambda target: probe_unless_busy(self.connected(target), scripts[target.name]),
+            deadline_s=PROBE_DEADLINE_S,
+        )
+        more = {name: result.value or {} for name, result in results.items()}
+        return {name: replace(seen, captures={**seen.captures, **more.get(name, {})}) for name, seen in probes.items()}
 
     def apply(self, change: Change, on_progress: OnProgress, stop: threading.Event) -> None:
         """Make one change. Raises StageFailed with what was tried, what came, and what to do next."""
         target = next(each for each in self.targets if each.name == change.subject.host)
-        host = self._connected(target)
         action = change.action
-        if isinstance(action, Upload):
-            host.upload(action)
-        elif isinstance(action, Command):
-            _judge(change, run_unless_busy(host, action), target)
-        else:
-            self._run_job(host, change, action, on_progress, stop)
+        try:
+            host = self.connected(target)
+            if isinstance(action, Upload):
+                host.upload(self._with_secret(action))
+            elif isinstance(action, Command):
+                _judge(change, run_unless_busy(host, action), target)
+            else:
+                self._run_job(host, change, action, on_progress, stop)
+        except Exception as error:
+            self.redactor.mask(error)
+            raise
+
+    def _with_secret(self, item: Upload) -> Upload:
+        """Fill in the secret that an upload refers to; it exists in no plan and no record."""
+        if not item.secret:
+            return item
+        kind, _, name = item.secret.partition(":")
+        if kind != "generated":
+            return replace(item, content=resolve(item.secret).reveal() + "\n")
+        with self._lock:
+            value = self._generated.setdefault(name, secrets.token_urlsafe(32))
+            self.redactor.learn(SecretValue(value))
+        return replace(item, content=value + "\n")
 
     def _run_job(self, host: Host, change: Change, job: Job, on_progress: OnProgress, stop: threading.Event) -> None:
         work = self._paths[host.target.name].work
         handle = start_job(host, job, work, restart=True)
         log = f"{handle.directory}/log"
+        pace = Pace()
 
         def look(status: JobStatus) -> None:
             if stop.is_set():
@@ -168,8 +221,7 @@ class Cluster:
                 )
             step = status.progress
             fraction = step.done / step.total if step is not None and step.total else -1.0
-            said = f"{step.done / 1e6:.0f} of {step.total / 1e6:.0f} MB" if step is not None else change.summary
-            on_progress(host.target.name, fraction, said)
+            on_progress(host.target.name, fraction, pace.say(status) or change.summary)
 
         if job.wait:
             status = wait_job(host, handle, deadline_s=job.deadline_s, poll_s=_POLL_S, on_progress=look)

@@ -7,7 +7,7 @@ import os
 import re
 import secrets
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,8 +58,9 @@ class RunFolder:
         atomic_write(self.path / path, text.encode("utf-8", "backslashreplace") + b"\n")
 
     def closed(self) -> bool:
-        """Whether the run has ended. Raises RecordError when the events cannot be read."""
-        return any(event.kind == "run_end" for event in events.read(self.events))
+        """Whether the run has ended, and was not resumed since. Raises RecordError on events that cannot be read."""
+        kinds = [event.kind for event in events.read(self.events) if event.kind in {"run_end", "resume"}]
+        return kinds[-1:] == ["run_end"]
 
     def status(self) -> dict[str, str]:
         """Return the state of each stage that was started, in the order of their first start.
@@ -86,8 +87,7 @@ class RunFolder:
 def new_run(outputs: Path, cluster: str) -> RunFolder:
     """Make the folder of a new run. Raises RecordError when that cannot be done."""
     parent = outputs / _name(cluster, "cluster")
-    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%f")[:-3]
-    path = parent / f"{stamp}Z-{secrets.token_hex(2)}"
+    path = parent / f"{_next_stamp(all_runs(outputs, cluster))}Z-{secrets.token_hex(2)}"
     try:
         parent.mkdir(parents=True, exist_ok=True)
         path.mkdir()
@@ -96,9 +96,22 @@ def new_run(outputs: Path, cluster: str) -> RunFolder:
     return RunFolder(path)
 
 
+def _next_stamp(runs: list[RunFolder]) -> str:
+    """Return the time now, or just after the newest run when the clock was set back: the ids are the runs' order."""
+    now = datetime.now(UTC)
+    if runs:
+        newest = datetime.strptime(f"{runs[-1].run_id.partition('-')[0]}+0000", "%Y%m%dT%H%M%S.%fZ%z")
+        now = max(now, newest + timedelta(milliseconds=1))
+    return now.strftime("%Y%m%dT%H%M%S.%f")[:-3]
+
+
 def open_run(outputs: Path, cluster: str) -> RunFolder | None:
-    """Return the newest run that has not ended, None when there is none. Raises RecordError on unreadable events."""
-    return next((run for run in reversed(all_runs(outputs, cluster)) if not run.closed()), None)
+    """Return the newest run when it has not ended, else None: a run that others came after is not joined any more.
+
+    Raises RecordError on unreadable events.
+    """
+    run = latest_run(outputs, cluster)
+    return run if run is not None and not run.closed() else None
 
 
 def latest_run(outputs: Path, cluster: str) -> RunFolder | None:

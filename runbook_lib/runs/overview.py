@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from runbook_lib.model import Verdict
 from runbook_lib.params import load_params, project_root
-from runbook_lib.runs.folder import RunFolder, latest_run
+from runbook_lib.runs import events
+from runbook_lib.runs.folder import INTERRUPTED, RunFolder, latest_run
 from runbook_lib.runs.show import Shown
 from runbook_lib.stages import STAGES
 from runbook_lib.views.html import badge
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from runbook_lib.params import Params
+    from runbook_lib.stages import Stage
 
 NOT_STARTED = "not started"
 _GOOD = (Verdict.OK, Verdict.WARN, Verdict.SKIPPED)
@@ -25,8 +27,9 @@ _GOOD = (Verdict.OK, Verdict.WARN, Verdict.SKIPPED)
 class Overview:
     """The state of one run."""
 
-    def __init__(self, params: Params, folder: RunFolder | None) -> None:
+    def __init__(self, params: Params, folder: RunFolder | None, params_file: str) -> None:
         self.params = params
+        self._params_file = params_file
         self.folder = folder
         self.states = folder.status() if folder is not None else {}
 
@@ -54,14 +57,33 @@ class Overview:
         text = "\n".join(f"  {stage.title}: {state}" for stage, state in rows)
         return Shown(f"<table>{cells}</table>", text, {stage.name: state for stage, state in rows})
 
+    def next_command(self) -> str:
+        """Return the command that goes on from here."""
+        file = self._params_file
+        if self._interrupted():
+            return f"runbook resume {file} --yes" if self._resumable() else f"runbook run {file} --mode apply --yes"
+        if all(self.states.get(stage.name) in _GOOD for stage in STAGES):
+            return f"runbook check {file}"
+        return f"runbook run {file} --mode apply --yes"
+
     def next_step(self) -> Shown:
-        """Name the first stage that is not done."""
-        file = f"params/{self.params.cluster.name}.yaml"
+        """Name what was interrupted, else the first stage that is not done."""
+        command = self.next_command()
+        cut = self._interrupted()
+        if cut is not None:
+            return Shown.line(f"next: {cut.title} was interrupted; go on with: {command}")
         for stage in STAGES:
             if self.states.get(stage.name) not in _GOOD:
-                notebook = f"notebooks/{stage.notebook}.ipynb"
-                return Shown.line(f"next: {stage.title}: open {notebook}, or: runbook run {file} --mode apply")
-        return Shown.line(f"all stages are done; later look for drift with: runbook check {file}")
+                return Shown.line(f"next: {stage.title}: open notebooks/{stage.notebook}.ipynb, or: {command}")
+        return Shown.line(f"all stages are done; later look for drift with: {command}")
+
+    def _interrupted(self) -> Stage[Any] | None:
+        return next((stage for stage in STAGES if self.states.get(stage.name) == INTERRUPTED), None)
+
+    def _resumable(self) -> bool:
+        """Whether a runner began this run; one made by hand is gone on with by hand, or by a run of its own."""
+        chain = events.read(self.folder.events) if self.folder is not None else []
+        return any(event.kind == "run_start" and event.data.get("mode") == "apply" for event in chain)
 
 
 def _shown(state: str) -> str:
@@ -76,5 +98,5 @@ def open_overview(
     read = load_params(params, overrides)
     if run_dir:
         path = Path(run_dir)
-        return Overview(read, RunFolder(path if path.is_absolute() else root / path))
-    return Overview(read, latest_run(root / "outputs", read.cluster.name))
+        return Overview(read, RunFolder(path if path.is_absolute() else root / path), str(params))
+    return Overview(read, latest_run(root / "outputs", read.cluster.name), str(params))

@@ -12,12 +12,16 @@ from collections.abc import Set as AbstractSet
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote, quote_plus
 
+from pydantic import BaseModel
+
 from runbook_lib.errors import UsageError
 from runbook_lib.model import to_json
-from runbook_lib.params.secrets import SecretValue
+from runbook_lib.params.secrets import Reference, SecretValue, resolve
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+
+    from runbook_lib.params import Params
 
 MASK = "***"
 # Shorter secrets occur by chance in harmless text; their base64 forms (10 characters at length 8) do not.
@@ -41,17 +45,20 @@ class Redactor:
     """
 
     def __init__(self, secrets: Iterable[SecretValue] = ()) -> None:
-        needles: set[_Needle] = set()
+        self._needles: list[_Needle] = []
         for secret in secrets:
-            value = secret.reveal()
-            if len(value) < MIN_SECRET_CHARS:
-                raise UsageError(
-                    f"a secret has {len(value)} characters, expected at least {MIN_SECRET_CHARS}: a shorter one occurs "
-                    "by chance in harmless text, so it cannot be kept out of the record without spoiling it",
-                    next_command="use a longer secret where the params file refers to it",
-                )
-            needles.update(_forms(value))
-        self._needles = sorted(needles)
+            self.learn(secret)
+
+    def learn(self, secret: SecretValue) -> None:
+        """Mask this one too from now on. Raises UsageError for a secret that is too short."""
+        value = secret.reveal()
+        if len(value) < MIN_SECRET_CHARS:
+            raise UsageError(
+                f"a secret has {len(value)} characters, expected at least {MIN_SECRET_CHARS}: a shorter one occurs "
+                "by chance in harmless text, so it cannot be kept out of the record without spoiling it",
+                next_command="use a longer secret where the params file refers to it",
+            )
+        self._needles = sorted({*self._needles, *_forms(value)})
 
     def text(self, text: str) -> str:
         """Return `text` with all secrets masked; overlapping ones become one mask."""
@@ -80,6 +87,18 @@ class Redactor:
             return [self.data(item) for item in value]
         return self.data(to_json(value))
 
+    def mask(self, error: BaseException) -> None:
+        """Mask in place what an error and its causes say: a notebook shows all of them."""
+        seen: set[int] = set()
+        each: BaseException | None = error
+        while each is not None and id(each) not in seen:
+            seen.add(id(each))
+            each.args = tuple(self.data(arg) if isinstance(arg, str | list) else arg for arg in each.args)
+            for name, value in list(vars(each).items()):
+                if isinstance(value, str | list):
+                    setattr(each, name, self.data(value))
+            each = each.__cause__ or each.__context__
+
     def _scalar(self, value: str | bytes | bytearray | SecretValue | float | None) -> str | float | None:
         if value is None or isinstance(value, bool):
             return value
@@ -90,6 +109,36 @@ class Redactor:
         # a secret of digits is a secret also where it is stored as a number
         masked = self.text(str(value))
         return masked if isinstance(value, str) or masked != str(value) else value
+
+
+def redactor_of(params: Params, *, strict: bool = True) -> Redactor:
+    """Return a redactor that knows every secret that the params refer to.
+
+    Raises UsageError for a secret that is too short and, when strict, for one that is not there. A reader of records
+    is not strict: what is not there here cannot be in what it prints.
+    """
+    redactor = Redactor()
+    for value in _strings(params):
+        if isinstance(value, Reference):
+            try:
+                secret = resolve(value)
+            except UsageError:
+                if strict:
+                    raise
+                continue
+            redactor.learn(secret)
+    return redactor
+
+
+def _strings(value: object) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, BaseModel):
+        for name in type(value).model_fields:
+            yield from _strings(getattr(value, name))
+    elif isinstance(value, Sequence):
+        for item in value:
+            yield from _strings(item)
 
 
 def _occurrences(text: str, needle: _Needle) -> Iterator[tuple[int, int]]:

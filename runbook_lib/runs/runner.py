@@ -8,36 +8,39 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from io import StringIO
 from typing import TYPE_CHECKING, Any
-
-from ruamel.yaml import YAML
 
 from runbook_lib import __version__
 from runbook_lib.errors import RunbookError, UsageError
-from runbook_lib.model import Verdict, to_json
+from runbook_lib.model import Verdict
 from runbook_lib.params import load_params, project_root
 from runbook_lib.runs import events
+from runbook_lib.runs.close import close_run
 from runbook_lib.runs.cluster import Cluster
 from runbook_lib.runs.events import EventLog
 from runbook_lib.runs.folder import new_run
-from runbook_lib.runs.manifest import write_manifest
+from runbook_lib.runs.history import params_text
+from runbook_lib.runs.kernels.fork_server import preloaded
 from runbook_lib.runs.notebook import execute_notebook
-from runbook_lib.runs.report import notebook_page, read_result, write_report
-from runbook_lib.runs.session import MODES, operator, redactor_for
+from runbook_lib.runs.report import notebook_page
+from runbook_lib.runs.results import read_result
+from runbook_lib.runs.session import MODES, redactor_for
+from runbook_lib.runs.who import operator, remove_dead_kernel_folders
 from runbook_lib.stages import STAGES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
     from concurrent.futures import Executor
     from pathlib import Path
 
     from runbook_lib.params import Params
+    from runbook_lib.runs.events import Event
     from runbook_lib.runs.folder import RunFolder
     from runbook_lib.runs.notebook import NotebookResult
     from runbook_lib.stages import Stage
 
     Say = Callable[[str], None]
+    Held = Callable[[Stage[Any]], dict[str, Any] | None]
 
 _FOLLOW_S = 0.5
 _PROBLEMS = (Verdict.FAIL, Verdict.UNKNOWN)
@@ -46,7 +49,10 @@ OVERVIEW = "00_overview"
 
 @dataclass(frozen=True, slots=True)
 class RunOptions:
-    """What to run. `digests` and `yes` are approvals; `only` names stages, all when empty."""
+    """What to run. `digests` and `yes` are approvals; `only` names stages, all when empty.
+
+    plans: those behind the digests, where a file of them was given, to show what changed since.
+    """
 
     params: str
     mode: str = "plan"
@@ -54,6 +60,7 @@ class RunOptions:
     only: tuple[str, ...] = ()
     yes: bool = False
     digests: tuple[str, ...] = ()
+    plans: tuple[dict[str, Any], ...] = ()
     deadline_s: float | None = None
 
 
@@ -114,6 +121,7 @@ def failures(stages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return errors + problems
 
 
+@preloaded()
 def run(options: RunOptions, say: Say) -> RunOutcome:
     """Run the stages' notebooks one after the other, stopping an apply at the first that does not hold.
 
@@ -123,8 +131,9 @@ def run(options: RunOptions, say: Say) -> RunOutcome:
         raise UsageError(f"mode {options.mode!r}; right would be one of {', '.join(MODES)}")
     root = project_root()
     params = load_params(options.params, options.overrides)
+    redactor = redactor_for(params)
     chosen = chosen_stages(options.only)
-    _need_notebooks(root, chosen)
+    need_notebooks(root, chosen)
     if options.mode != "apply" and (options.yes or options.digests):
         raise UsageError(f"--yes and --approve go with --mode apply, not {options.mode}")
     cluster = Cluster(params, root)
@@ -133,13 +142,25 @@ def run(options: RunOptions, say: Say) -> RunOutcome:
     finally:
         cluster.close()
     folder = new_run(root / "outputs", params.cluster.name)
-    log = EventLog(folder.events, redactor_for(params))
+    log = EventLog(folder.events, redactor)
     _begin(log, options, params, chosen)
-    outcome = RunOutcome(folder, options.mode)
     say(f"run {folder.run_id}, mode {options.mode}: {folder.path.relative_to(root)}")
+    return carry_out(Work(options, params, folder, root), chosen, log, say)
+
+
+@preloaded()
+def carry_out(
+    work: Work, chosen: Sequence[Stage[Any]], log: EventLog, say: Say, held: Held = lambda _stage: None
+) -> RunOutcome:
+    """Run the stages' notebooks into the work's folder, then close the run.
+
+    held: returns the result of a stage that need not be run, because what it did before still holds.
+    """
+    outcome = RunOutcome(work.folder, work.options.mode)
+    remove_dead_kernel_folders()
     try:
-        with _followed(folder, say), ThreadPoolExecutor(1) as pages:
-            _run_stages(outcome, _Work(options, params, folder, root), chosen, say, pages)
+        with _followed(work.folder, say), ThreadPoolExecutor(1) as pages:
+            _run_stages(outcome, work, chosen, say, pages, held)
     except KeyboardInterrupt:
         outcome.stopped_by = "SIGINT"
     except RunbookError:
@@ -148,12 +169,12 @@ def run(options: RunOptions, say: Say) -> RunOutcome:
     if outcome.stopped_by:
         log.append("interrupted", by=outcome.stopped_by)
     log.append("run_end", ok=outcome.ok, stopped_by=outcome.stopped_by)
-    outcome.report = write_report(folder)
-    write_manifest(folder)
+    outcome.report = close_run(work.folder, log, params=work.params, root=work.root, by=operator(), say=say)
     return outcome
 
 
-def _need_notebooks(root: Path, chosen: Sequence[Stage[Any]]) -> None:
+def need_notebooks(root: Path, chosen: Sequence[Stage[Any]]) -> None:
+    """Raise UsageError when a notebook is missing."""
     for name in (OVERVIEW, *(stage.notebook for stage in chosen)):
         if not (root / "notebooks" / f"{name}.ipynb").is_file():
             raise UsageError(f"notebooks/{name}.ipynb is not there", next_command="git status notebooks")
@@ -178,23 +199,29 @@ def _begin(log: EventLog, options: RunOptions, params: Params, chosen: Sequence[
         twin=params.twin is not None,
         scaled_down=params.benchmark.scaled_down,
         stages=[stage.name for stage in chosen],
+        only=list(options.only),
+        params_file=options.params,
+        overrides=options.overrides,
         params=params_text(params),
     )
+    record_approval(log, options, params)
+
+
+def record_approval(log: EventLog, options: RunOptions, params: Params) -> None:
+    """Record what was approved on the command line, by whom, and how far `--yes` goes."""
     if options.mode == "apply" and (options.yes or options.digests):
-        log.append("approval", by=operator(), yes=options.yes, digests=list(options.digests))
-
-
-def params_text(params: Params) -> str:
-    """Return the resolved params as YAML; secrets are references there and stay so."""
-    stream = StringIO()
-    yaml = YAML()
-    yaml.default_flow_style = False
-    yaml.dump(to_json(params), stream)
-    return stream.getvalue()
+        log.append(
+            "approval",
+            by=operator(),
+            yes=options.yes,
+            yes_approves=sorted(params.policy.yes_approves) if options.yes else [],
+            digests=list(options.digests),
+            plans=list(options.plans),
+        )
 
 
 @dataclass(frozen=True, slots=True)
-class _Work:
+class Work:
     """What every notebook of a run needs."""
 
     options: RunOptions
@@ -203,6 +230,7 @@ class _Work:
     root: Path
 
     def notebook(self, name: str, record_as: str) -> NotebookResult:
+        """Execute a notebook of the project into the run's folder."""
         return execute_notebook(
             self.root / "notebooks" / f"{name}.ipynb",
             self.folder.notebook(record_as),
@@ -218,10 +246,17 @@ class _Work:
         )
 
 
-def _run_stages(outcome: RunOutcome, work: _Work, chosen: Sequence[Stage[Any]], say: Say, pages: Executor) -> None:
+def _run_stages(  # noqa: PLR0913, PLR0917 - what a run consists of
+    outcome: RunOutcome, work: Work, chosen: Sequence[Stage[Any]], say: Say, pages: Executor, held: Held
+) -> None:
     for number, stage in enumerate(chosen, start=1):
         say(f"[{number}/{len(chosen)}] {stage.title}")
         began = time.monotonic()
+        done = held(stage)
+        if done is not None:
+            outcome.stages.append(done)
+            say(f"[{number}/{len(chosen)}] {stage.title}: {done['verdict']}, still holds")
+            continue
         try:
             result = work.notebook(stage.notebook, stage.name)
         except KeyboardInterrupt:
@@ -233,7 +268,7 @@ def _run_stages(outcome: RunOutcome, work: _Work, chosen: Sequence[Stage[Any]], 
         verdict = outcome.stages[-1]["verdict"]
         say(f"[{number}/{len(chosen)}] {stage.title}: {verdict} ({time.monotonic() - began:.1f} s)")
         if result.status == "interrupted":
-            outcome.stopped_by = outcome.stopped_by or "SIGTERM"
+            outcome.stopped_by = result.stopped_by or "SIGTERM"
             return
         if work.options.mode == "apply" and (verdict in _PROBLEMS or outcome.stages[-1]["error"]):
             return
@@ -257,14 +292,15 @@ def _followed(folder: RunFolder, say: Say) -> Iterator[None]:
     """Say what the events tell while a notebook runs: which host makes which change, how far a job is."""
     over = threading.Event()
 
+    told_before = len(events.read(folder.events))
+
     def follow() -> None:
-        told = 0
+        told = told_before
         while True:
             last = over.wait(_FOLLOW_S)
             chain = events.read(folder.events)
-            for event in chain[told:]:
-                if line := _line(event.kind, event.data):
-                    say(line)
+            for line in told_lines(chain[told:]):
+                say(line)
             told = len(chain)
             if last:
                 return
@@ -278,11 +314,22 @@ def _followed(folder: RunFolder, say: Say) -> Iterator[None]:
         thread.join(timeout=10)
 
 
+def told_lines(chain: Iterable[Event]) -> Iterator[str]:
+    """Return what a person is told of these events while a run goes on."""
+    return (line for event in chain if (line := _line(event.kind, event.data)))
+
+
 def _line(kind: str, data: dict[str, Any]) -> str:
     if kind == "change_start":
         subject = data["subject"]
         card = f" card {subject['card']}" if subject["card"] >= 0 else ""
         return f"    {subject['host']}{card}: {data['summary']}"
+    if kind == "chain_repaired":
+        return (
+            f"    the last line of the record was cut short ({data['bytes']} bytes); it was moved to {data['moved_to']}"
+        )
+    if kind == "lock_taken_over":
+        return f"    {data['host']}: took over the apply lock of the process that died"
     if kind == "progress":
         share = f" {data['fraction'] * 100:.0f} %" if data["fraction"] >= 0 else ""
         return f"    {data['host']}:{share} {data['text']}"

@@ -9,38 +9,48 @@ needs from the hosts, none trusts an older state.
 
 from __future__ import annotations
 
-import contextlib
-import getpass
-import os
-import socket
 import threading
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock, Timeout
-
 from runbook_lib import stages
-from runbook_lib.errors import ApprovalNeeded, LockHeld, RunbookError, StageBlocked, StageFailed, UsageError
+from runbook_lib.errors import (
+    ApprovalNeeded,
+    LockHeld,
+    PlanChanged,
+    RecordError,
+    RunbookError,
+    StageBlocked,
+    StageFailed,
+    UsageError,
+)
 from runbook_lib.load.knee import knee
 from runbook_lib.load.point import Point
 from runbook_lib.model import Finding, Plan, Subject, Verdict, to_json, worst
 from runbook_lib.params import Params, load_params, project_root
-from runbook_lib.params.secrets import resolve
 from runbook_lib.runs import events, measure
-from runbook_lib.runs.apply import apply_plan
+from runbook_lib.runs.apply import apply_plan, deadline_of
+from runbook_lib.runs.approval import Approval, approval_of, approved_plan, command, plan_difference
 from runbook_lib.runs.cluster import Cluster
+from runbook_lib.runs.collective import run_collective
 from runbook_lib.runs.events import EventLog
+from runbook_lib.runs.facts import recorded_facts
 from runbook_lib.runs.folder import RunFolder, new_run, open_run
-from runbook_lib.runs.redaction import Redactor
+from runbook_lib.runs.history import params_text
+from runbook_lib.runs.locks import SLACK_S, HostLocks, local_lock
+from runbook_lib.runs.redaction import Redactor, redactor_of
 from runbook_lib.runs.show import Shown
+from runbook_lib.runs.who import interactive, operator
+from runbook_lib.stages import hccl
 from runbook_lib.views import findings as findings_view
+from runbook_lib.views import pictures
 from runbook_lib.views import plans as plans_view
 from runbook_lib.views.benchmark import benchmark_html
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Mapping
 
     from runbook_lib.stages import Stage
 
@@ -62,8 +72,7 @@ class Observation:
 
 def redactor_for(params: Params) -> Redactor:
     """Return a redactor that knows every secret that the params refer to."""
-    token = params.model.weights.source.token
-    return Redactor([resolve(token)] if token else [])
+    return redactor_of(params)
 
 
 def open_stage(
@@ -86,20 +95,30 @@ def open_stage(
         folder.path.mkdir(parents=True, exist_ok=True)
     else:
         folder = open_run(root / "outputs", read.cluster.name) or new_run(root / "outputs", read.cluster.name)
-    return StageSession(stages.stage(stage), read, folder, mode, root=root, given_run=bool(run_dir))
+    asked = _Asked(str(params), overrides, given_run=bool(run_dir))
+    return StageSession(stages.stage(stage), read, folder, mode, root=root, asked=asked)
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """How a stage was asked for: what a next command must repeat, and whether it was told to join a run."""
+
+    params: str
+    overrides: Mapping[str, Any] | str | None
+    given_run: bool
 
 
 class StageSession:
     """One stage of one run; see the module."""
 
     def __init__(  # noqa: PLR0913 - what a stage works on
-        self, stage: Stage[Any], params: Params, folder: RunFolder, mode: str, *, root: Path, given_run: bool = False
+        self, stage: Stage[Any], params: Params, folder: RunFolder, mode: str, *, root: Path, asked: _Asked
     ) -> None:
         self._stage = stage
         self.params = params
         self.folder = folder
         self.mode = mode
-        self._given_run = given_run
+        self._asked = asked
         self.cluster = Cluster(params, root)
         redactor = redactor_for(params)
         self._redactor = redactor
@@ -108,9 +127,19 @@ class StageSession:
         self._first: Observation | None = None
         self._states: list[str] = []
         self._points: list[dict[str, Any]] | None = None
+        self._collective: tuple[Finding, ...] = ()
         self._applied = False
         self._began = time.monotonic()
-        self.events.append("stage_start", stage=stage.name, mode=mode, params=params.cluster.name)
+        self._locks = HostLocks(self.cluster, self.events, folder.run_id, f"stage {stage.name}", asked.params)
+        self.events.append(
+            "stage_start",
+            stage=stage.name,
+            mode=mode,
+            params=params.cluster.name,
+            params_file=asked.params,
+            overrides=asked.overrides or "",
+            by=operator(),
+        )
 
     @property
     def stage(self) -> str:
@@ -141,8 +170,11 @@ class StageSession:
 
     # --- read ---------------------------------------------------------------------------------------------------
 
-    def _look(self) -> Observation:
-        probes = self.cluster.probe(self._stage)
+    def _look(self, *, lock_s: int = 0) -> Observation:
+        """Probe, judge and plan; with lock_s, under the hosts' apply locks, which are taken in the same round trip."""
+        probes = self.cluster.probe(self._stage, (lambda work: self._locks.section(work, lock_s)) if lock_s else None)
+        if lock_s:
+            self._locks.taken(probes)
         module = self._stage.module
         facts = module.facts(self.params, probes)
         if self._points is not None:
@@ -176,6 +208,14 @@ class StageSession:
         """Return the findings of the last probe."""
         return self._seen().findings
 
+    def picture(self) -> Shown:
+        """Show what was seen as a picture: host x check; for the network also who answers whom."""
+        seen = self._seen()
+        return Shown(
+            pictures.picture_html(self.stage, seen.facts, seen.findings, self.params),
+            pictures.picture_text(self.stage, seen.facts, seen.findings, self.params),
+        )
+
     # --- plan and approval ----------------------------------------------------------------------------------------
 
     def plan(self) -> Shown:
@@ -195,23 +235,43 @@ class StageSession:
             raise UsageError("there is no plan to approve", next_command="run the plan cell again")
         self.events.append("approval", stage=self.stage, digest=plan.digest, by=by, yes=False)
 
-    def _approved_by(self, plan: Plan) -> str:
-        """Return who approved this plan: its digest, or by policy when all its risks may be; "" when nobody did."""
-        allowed = set(self.params.policy.yes_approves)
-        for event in reversed(events.read(self.folder.events)):
-            if event.kind != "approval":
-                continue
-            by = str(event.data.get("by"))
-            if event.data.get("stage") == self.stage and event.data.get("digest") == plan.digest:
-                return by
-            # what was said on the runner's command line holds for the notebooks that this very runner started
-            if event.pid != os.getppid() or not self._given_run:
-                continue
-            if plan.digest in event.data.get("digests", []):
-                return by
-            if event.data.get("yes") and plan.risks <= allowed:
-                return f"{by} by policy"
-        return ""
+    def _approval_of(self, plan: Plan) -> Approval | None:
+        """Return who approved this plan and how, None when nobody did."""
+        chain = events.read(self.folder.events)
+        allowed = self.params.policy.yes_approves
+        return approval_of(chain, self.stage, plan, allowed, given_run=self._asked.given_run)
+
+    def _not_approved(self, plan: Plan) -> RunbookError:
+        """Return the error of a headless apply without approval; it shows what changed since an approved plan."""
+        count = "1 change waits" if len(plan.changes) == 1 else f"{len(plan.changes)} changes wait"
+        approve = self._command("run", mode="apply", last=f"--approve {plan.digest}")
+        chain = events.read(self.folder.events)
+        if self._asked.given_run and any(event.kind == "resume" for event in chain):
+            approve = command("resume", self._asked.params, last=f"--approve {plan.digest}")
+        approved = approved_plan(self.folder, chain, self.stage)
+        if approved is not None and approved.digest != plan.digest:
+            difference = plan_difference(approved, plan)
+            self.events.append(
+                "plan_changed", stage=self.stage, approved=approved.digest, now=plan.digest, difference=difference
+            )
+            return PlanChanged(
+                f"{self.stage}: the hosts are no longer as they were when plan {approved.digest} was approved; nothing "
+                f"was changed. The plan is now {plan.digest}:\n{difference}",
+                next_command=approve,
+            )
+        return ApprovalNeeded(
+            f"{self.stage}: {count} for approval, plan {plan.digest}; nothing was changed",
+            digest=plan.digest,
+            next_command=approve,
+        )
+
+    def _command(self, verb: str, *, mode: str = "", stages: tuple[str, ...] | None = None, last: str = "") -> str:
+        """Return a command that works as typed, for this params file, these overrides and the stages of this run."""
+        if stages is None:
+            start = next((event for event in events.read(self.folder.events) if event.kind == "run_start"), None)
+            given = start.data.get("only", []) if start is not None and self._asked.given_run else [self.stage]
+            stages = tuple(given)
+        return command(verb, self._asked.params, overrides=self._asked.overrides, stages=stages, mode=mode, last=last)
 
     def approval(self) -> Shown:
         """Ask for approval, or say that none is needed. Raises ApprovalNeeded in a headless apply without one."""
@@ -222,18 +282,12 @@ class StageSession:
             return Shown.line("nothing to change, so nothing to approve")
         if plan.provisional:
             return Shown.line(f"waits for {', '.join(plan.waits_for)}")
-        by = self._approved_by(plan)
-        if by:
-            return Shown.line(f"plan {plan.digest} is approved ({by})")
+        approval = self._approval_of(plan)
+        if approval is not None:
+            return Shown.line(f"plan {plan.digest} is approved ({approval})")
         if interactive():
             return Shown.line(f"plan {plan.digest} waits for approval")
-        raise self._close_with(
-            ApprovalNeeded(
-                f"{self.stage}: {len(plan.changes)} changes wait for approval, plan {plan.digest}; nothing was changed",
-                digest=plan.digest,
-                next_command=f"runbook run params/{self.params.cluster.name}.yaml --mode apply --approve {plan.digest}",
-            )
-        )
+        raise self._close_with(self._not_approved(plan))
 
     # --- change -------------------------------------------------------------------------------------------------
 
@@ -245,48 +299,55 @@ class StageSession:
         """
         if self.mode != "apply":
             return Shown.line(f"mode {self.mode}: nothing is changed")
-        with self._alone():
-            return self._apply(on_progress, stop)
-
-    @contextlib.contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Hold the cluster's apply lock; it ends with this process, however that ends."""
-        path = self.folder.path.parent / "apply.lock"
-        lock = FileLock(path, timeout=0, thread_local=False, is_singleton=False)
+        folder, reason = self.folder.path.parent, f"stage {self.stage}"
         try:
-            lock.acquire()
-        except Timeout:
-            error = LockHeld(
-                f"another apply to {self.params.cluster.name} is under way on this machine ({path})",
-                next_command=f"runbook status params/{self.params.cluster.name}.yaml",
-            )
+            with local_lock(folder, self.folder.run_id, reason, self._command("status", stages=())):
+                return self._apply_locked(on_progress, stop)
+        except LockHeld as error:
             # in JupyterLab this is a second click or cell: the first apply goes on, and the stage with it
             raise (error if interactive() else self._close_with(error)) from None
-        try:
-            yield
-        finally:
-            lock.release()
+        except RunbookError as error:
+            raise self._close_with(error) from None
 
-    def _apply(self, on_progress: OnProgress | None, stop: threading.Event | None) -> Shown:
-        approved = self._seen().plan
-        seen = self._look()
+    def _apply_locked(self, on_progress: OnProgress | None, stop: threading.Event | None) -> Shown:
+        """Take the hosts' locks when there is something to change, and give them back however the apply ends."""
+        plan = self._seen().plan
+        if not plan.changes:
+            plan = self._look().plan
+        if plan.changes and interactive() and self._approval_of(plan) is None:
+            return Shown.line(f"plan {plan.digest} was not approved when this cell ran: see the panel above")
+        try:
+            seen = self._look(lock_s=int(deadline_of(plan.changes)) + SLACK_S) if plan.changes else self._seen()
+            shown = self._apply(seen, on_progress, stop)
+        except BaseException as error:
+            try:
+                self._locks.release()
+            except RecordError as broken:
+                error.add_note(broken.message)
+            raise
+        self._locks.release()
+        return shown
+
+    def _apply(self, seen: Observation, on_progress: OnProgress | None, stop: threading.Event | None) -> Shown:
         self._refuse_unfit(seen)
         plan = seen.plan
         if not plan.changes:
             return Shown.line("nothing to change")
-        by = self._approved_by(plan)
-        if not by:
+        approval = self._approval_of(plan)
+        if approval is None:
             if interactive():
                 return Shown.line(f"plan {plan.digest} was not approved when this cell ran: see the panel above")
-            raise self._close_with(
-                ApprovalNeeded(
-                    f"{self.stage}: the facts changed since plan {approved.digest} was approved; nothing was changed\n"
-                    f"{plans_view.plan_text(plan)}",
-                    digest=plan.digest,
-                    next_command=f"runbook plan params/{self.params.cluster.name}.yaml",
-                )
-            )
-        self.events.append("apply_start", stage=self.stage, digest=plan.digest, approved_by=by)
+            raise self._not_approved(plan)
+        self.events.append(
+            "apply_start",
+            stage=self.stage,
+            digest=plan.digest,
+            approved_by=approval.by,
+            approved_how=approval.how,
+            approved_at=approval.time,
+            risks=sorted(plan.risks),
+            params=params_text(self.params),
+        )
         self._first = seen
         self._states, problem = apply_plan(
             self.cluster, plan, self.events, self._recorded(on_progress), stop or threading.Event()
@@ -294,13 +355,10 @@ class StageSession:
         self.events.append("commands", stage=self.stage, commands=self.cluster.take_commands())
         self._applied = True
         if problem:
-            raise self._close_with(
-                StageFailed(problem, next_command=f"runbook plan params/{self.params.cluster.name}.yaml")
-            )
+            raise StageFailed(problem, next_command=self._command("plan"))
         return Shown(plans_view.plan_html(plan, self._states), plans_view.plan_text(plan, self._states), self._states)
 
     def _refuse_unfit(self, seen: Observation) -> None:
-        name = self.params.cluster.name
         gone = sorted(
             {
                 finding.subject.host
@@ -309,18 +367,14 @@ class StageSession:
             }
         )
         if gone:
-            raise self._close_with(
-                StageBlocked(
-                    f"{self.stage}: {', '.join(gone)} cannot be reached, so nothing was changed on any host",
-                    next_command=f"runbook check params/{name}.yaml",
-                )
+            raise StageBlocked(
+                f"{self.stage}: {', '.join(gone)} cannot be reached, so nothing was changed on any host",
+                next_command=self._command("check", stages=()),
             )
         if seen.plan.provisional:
-            raise self._close_with(
-                StageBlocked(
-                    f"{self.stage} waits for {', '.join(seen.plan.waits_for)}; nothing was changed",
-                    next_command=f"runbook run params/{name}.yaml --mode apply --stage {seen.plan.waits_for[0]}",
-                )
+            raise StageBlocked(
+                f"{self.stage} waits for {', '.join(seen.plan.waits_for)}; nothing was changed",
+                next_command=self._command("run", mode="apply", stages=seen.plan.waits_for, last="--yes"),
             )
 
     def _recorded(self, on_progress: OnProgress | None) -> OnProgress:
@@ -340,14 +394,25 @@ class StageSession:
     def measure(self) -> Shown:
         """Put the load of the params on the service, level by level; only in mode apply."""
         if self.mode != "apply":
+            if measure.measured_before(self.folder):
+                return self._show_points()
             return Shown.line(f"mode {self.mode}: no load is put on the service")
-        self._refuse_unfit(self._look())
-        self._points = measure.sweep(self.params, self.folder, self.events)
+        try:
+            self._refuse_unfit(self._look())
+            self._points = measure.sweep(self.params, self.folder, self.events)
+        except RunbookError as error:
+            raise self._close_with(error) from None
         self._look()
-        conclusion = knee([Point.from_json(point) for point in self._points])
+        return self._show_points()
+
+    def _show_points(self) -> Shown:
+        """Show what this run has measured."""
+        points, answers = measure.archived(self.folder.path)
+        conclusion = knee([Point.from_json(point) for point in points])
         note = measure.clock_note(self.params)
-        html = benchmark_html(self._points, conclusion, scaled_down=self.params.benchmark.scaled_down)
-        return Shown(f"{note}{html}", f"{len(self._points)} levels measured: {conclusion.reason}\n{note}", self._points)
+        scaled_down = self.params.benchmark.scaled_down
+        html = benchmark_html(points, conclusion, scaled_down=scaled_down, answers=answers)
+        return Shown(f"{note}{html}", f"{len(points)} levels: {answers['conclusion']}\n{note}", points)
 
     # --- verify and record ----------------------------------------------------------------------------------------
 
@@ -360,6 +425,24 @@ class StageSession:
         found = self.final_findings()
         self.events.append("findings", stage=self.stage, findings=found)
         return self._show_findings(found)
+
+    def collective(self) -> Shown:
+        """Run the collective test over all cards, where it is installed and the cards are idle; only in mode apply."""
+        if self.mode != "apply":
+            return Shown.line(f"mode {self.mode}: no load is put on the cards")
+        if _problems(self.final_findings()) or self._seen().plan.provisional:
+            return Shown.line("the collective test was not run: what is above comes first")
+        facts = run_collective(self.cluster, self.params)
+        self._collective = tuple(hccl.check(facts, self.params))
+        self.events.append("commands", stage=self.stage, commands=self.cluster.take_commands())
+        self.events.append("findings", stage=self.stage, findings=self._collective)
+        rows = facts.run.value if facts.run is not None else None
+        bars = pictures.collective_html(rows, self.params.network.hccl_gb_per_s) if rows else ""
+        return Shown(
+            f"{bars}{findings_view.findings_html(self._collective)}",
+            findings_view.findings_text(self._collective),
+            to_json({"findings": self._collective, "rows": rows or ()}),
+        )
 
     def _settle(self) -> None:
         patience_s = self._stage.settle_s or self.params.service.start_deadline_s
@@ -375,14 +458,15 @@ class StageSession:
         """Return the findings, and after an apply also whether the plan is empty as it must be."""
         seen = self._seen()
         if not self._applied:
-            return seen.findings
+            return (*seen.findings, *self._collective)
         left = len(seen.plan.changes)
         verdict = Verdict.FAIL if left else Verdict.OK
-        command = f"runbook plan params/{self.params.cluster.name}.yaml" if left else ""
+        next_command = self._command("plan", stages=(self.stage,)) if left else ""
         said = f"{left} changes left" if left else "no change left"
         return (
             *seen.findings,
-            Finding("RUN-PLAN-LEFT", self.stage, Subject(), verdict, said, "no change left", command),
+            *self._collective,
+            Finding("RUN-PLAN-LEFT", self.stage, Subject(), verdict, said, "no change left", next_command),
         )
 
     def verdict(self) -> Verdict:
@@ -424,6 +508,7 @@ class StageSession:
             "plan_ok": plan_fine,
             "waits_for": list(waits),
             "error": error,
+            "facts": recorded_facts(seen.facts),
             "findings": to_json(self.final_findings()),
             "plan": to_json(shown),
             "digest": shown.digest,
@@ -446,14 +531,13 @@ class StageSession:
     def record(self) -> Shown:
         """Write the stage's result and end it. Raises StageFailed when an applied stage does not hold."""
         verdict = self.verdict()
-        name = self.params.cluster.name
         if self.mode == "apply" and verdict in (Verdict.FAIL, Verdict.UNKNOWN):
             if interactive() and not self._applied and self._seen().plan.changes:
                 return Shown.line("not recorded when this cell ran: the plan waited for approval, see the panel above")
             raise self._close_with(
                 StageFailed(
                     f"{self.stage} does not verify:\n{findings_view.findings_text(_problems(self.final_findings()))}",
-                    next_command=f"runbook check params/{name}.yaml",
+                    next_command=self._command("check", stages=(self.stage,)),
                 )
             )
         self._write(self.result(), str(verdict))
@@ -476,13 +560,3 @@ def _problems(found: tuple[Finding, ...]) -> list[Finding]:
 
 
 _UNREACHABLE = frozenset({"PRE-HOST-UNREACHABLE", "RUN-HOST"})
-
-
-def interactive() -> bool:
-    """Whether a person sits before this kernel: JupyterLab names the notebook to the kernel, papermill does not."""
-    return "JPY_SESSION_NAME" in os.environ
-
-
-def operator() -> str:
-    """Return who runs this, for the record."""
-    return f"{getpass.getuser()}@{socket.gethostname()}"

@@ -9,8 +9,15 @@ from runbook_lib.stages.base import HostProbe, Probes, Stage
 
 STAGES: tuple[Stage[Any], ...] = (
     Stage(preflight.NAME, "Preflight", "10_preflight", preflight),
-    Stage(network.NAME, "Network setup", "20_network_setup", network),
-    Stage(gateway.NAME, "Gateway and direct connect", "30_gateway", gateway, settle_s=60.0),
+    Stage(network.NAME, "Network setup", "20_network_setup", network, follow_up=network.follow_up),
+    Stage(
+        gateway.NAME,
+        "Gateway and direct connect",
+        "30_gateway",
+        gateway,
+        settle_s=60.0,
+        follow_up=gateway.follow_up,
+    ),
     Stage(weights.NAME, "Weights", "40_weights", weights),
     Stage(container.NAME, "Container launch", "50_container_launch", container),
     Stage(service.NAME, "Service config and start", "60_service_config", service, settle_s=0.0),

@@ -8,28 +8,32 @@ from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 from runbook_lib.model import Capture, Finding, Subject, Verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from runbook_lib.model import Change, ProbeScript
     from runbook_lib.params import Host, HostPaths, Params
 
 FactsT = TypeVar("FactsT")
 
-_NEVER_RAN = Capture(stderr="this command never ran")
+NEVER_RAN = Capture(stderr="this command never ran")
 
 
 @dataclass(frozen=True, slots=True)
 class HostProbe:
-    """What one host answered. `error` is "" when it was reached."""
+    """What one host answered. `error` is "" when it was reached.
+
+    asked_s: our clock (Unix time) when the probe was sent; None where it is not known.
+    """
 
     host: str
     paths: HostPaths
     captures: Mapping[str, Capture] = field(default_factory=dict)
     error: str = ""
+    asked_s: float | None = None
 
     def get(self, key: str) -> Capture:
         """Return one section's capture; a section that is not there never ran."""
-        return self.captures.get(key, _NEVER_RAN)
+        return self.captures.get(key, NEVER_RAN)
 
 
 Probes = dict[str, HostProbe]
@@ -59,7 +63,7 @@ class Stage(Generic[FactsT]):
     """One stage of the runbook.
 
     settle_s: how long verify polls while findings are transient.
-    watches: reaches no change of its own (preflight of facts, diagnosis).
+    follow_up: what the first facts call for, by host; a second round trip, where it asks for anything.
     """
 
     name: str
@@ -67,6 +71,7 @@ class Stage(Generic[FactsT]):
     notebook: str
     module: StageModule[FactsT]
     settle_s: float = 30.0
+    follow_up: Callable[[FactsT, Params, Mapping[str, HostPaths]], dict[str, ProbeScript]] | None = None
 
 
 class Findings:
@@ -113,9 +118,9 @@ class Findings:
                 )
 
 
-def apply_command(params: Params) -> str:
-    """Return the command that lets the runbook repair what a stage can repair."""
-    return f"runbook run {params_file(params)} --mode apply"
+def apply_command(params: Params, stage: str) -> str:
+    """Return the command that lets the runbook repair what a stage can repair; it works as typed."""
+    return f"runbook run {params_file(params)} --mode apply --stage {stage} --yes"
 
 
 def params_file(params: Params) -> str:

@@ -40,7 +40,7 @@ class DiagnoseFacts:
 
 
 def probe(params: Params, host: Host, paths: HostPaths) -> ProbeScript:  # noqa: ARG001 - the same form for every stage
-    """Read the end of every log."""
+    """Read the early errors and the end of every log."""
     pid_file = f"{paths.inside(paths.service)}/daemon.pid"
     alive = ("docker", "exec", params.container.name, "sh", "-c", source("alive.sh"), "sh", pid_file)
     return ProbeScript((logs.section(paths, _LINES), Section("alive", alive)))
@@ -63,6 +63,8 @@ def check(facts: DiagnoseFacts, params: Params) -> list[Finding]:
     """Name the first error of every host; with a daemon that lives it is a warning. The earliest is the cause."""
     findings = Findings(NAME, f"runbook diagnose {params_file(params)}")
     findings.unreachable(params, tuple(facts.hosts))
+    firsts = {name: logs.first(seen.texts) for name, seen in facts.hosts.items()}
+    earliest = logs.earliest(firsts)
     for host, seen in facts.hosts.items():
         subject = Subject(host)
         count = len(seen.texts)
@@ -74,15 +76,14 @@ def check(facts: DiagnoseFacts, params: Params) -> list[Finding]:
             expected="logs of the service and of CANN",
             next_command="nothing to read before the service was started once" if seen.whole else None,
         )
-        error = logs.first_error(dict(seen.texts))
-        if error:
-            causes = "; ".join(logs.causes(dict(seen.texts))[:2])
+        error = firsts[host]
+        if error is not None:
             verdict = Verdict.WARN if seen.alive == "alive" else Verdict.FAIL
             findings.add(
                 "DIA-ERROR",
                 subject,
                 verdict,
-                seen=f"{error}{' | ' if causes else ''}{causes}",
+                seen=logs.told(error, seen.texts, params, earliest=earliest),
                 expected="no error in the logs of this start",
                 next_command=f"read the collected logs of {host}, the earliest error of all hosts first",
             )

@@ -17,17 +17,21 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from runbook_lib.errors import UsageError
 from runbook_lib.twin import daemon_checks as checks
 from runbook_lib.twin import daemon_hccl as hccl
 from runbook_lib.twin.ask import AskError, ask
 from runbook_lib.twin.daemon_checks import Files, Line, RankTable, StartFailure
 from runbook_lib.twin.daemon_config import ConfigError, DaemonConfig, read_config
 from runbook_lib.twin.daemon_log import DaemonLog
-from runbook_lib.twin.service_engine import EngineConfig, kv_blocks
+from runbook_lib.twin.service_engine import EngineConfig
 from runbook_lib.twin.service_http import BUSINESS, MANAGEMENT, METRICS, Service, ServiceConfig
+from runbook_lib.twin.service_setup import setup_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from runbook_lib.capacity.setup import Setup
 
 # Whether every server prints the success line is not sourced (mindie.md section 8): a switch
 SLAVES_PRINT_SUCCESS = True
@@ -119,15 +123,17 @@ class Daemon:
         if config.multi_node:
             table = checks.read_rank_table(self.files, self.env, self.version)
         devices = self._devices(config, table)
+        if not self.at_l0:  # there is no /dev of a container's own
+            checks.check_devices(self.place, devices)
         if table is not None and len(table.servers) > 1:
             self._join_all(table, config)
-        blocks = self._blocks(weights, config, table)
+        setup = self._setup(weights, config, table)
         self._load(devices, config, table)
         if table is not None:
             self._rendezvous(table, config, "loaded")
         if not master:
             return None, table
-        return self._service(config, table, blocks, planes), table
+        return self._service(config, setup, planes), table
 
     def _config(self) -> DaemonConfig:
         path = self.env.get("MIES_CONFIG_JSON_PATH") or f"{self.home}/conf/config.json"
@@ -135,7 +141,7 @@ class Daemon:
         if not file.is_file():
             raise checks.failure(f"Check path: {path} failed, by: The path is not exist.", "file_utils.cpp:95")
         checks.check_mode(self.files, file, path, 0o640)
-        return read_config(file.read_bytes())
+        return read_config(file.read_bytes(), self.version)
 
     def _early_table(self, config: DaemonConfig) -> RankTable | None:
         """Read the rank table once before its turn, only to know whether this server is the master."""
@@ -233,17 +239,17 @@ class Daemon:
         except ValueError:
             return 0.0
 
-    def _blocks(self, weights: Mapping[str, Any], config: DaemonConfig, table: RankTable | None) -> int:
-        """Return the KV blocks that fit; StartFailure when the warm-up would not."""
+    def _setup(self, weights: Mapping[str, Any], config: DaemonConfig, table: RankTable | None) -> Setup:
+        """Return the deployment with the KV blocks that fit; StartFailure when the warm-up would not."""
         if "HCCL_OP_EXPANSION_MODE" in self.env and self.env["HCCL_OP_EXPANSION_MODE"] == "AIV" and self._is_t3():
             self._crash()
         if self.version.startswith("2.2.RC1") and table is not None and "dp" not in config.model:
             raise checks.failure("[MIE05E040001] [engine] LLMInferEngine failed to init LLMInferModels", "engine:63")
-        cards = table.world_size if table else len(config.backend["npuDeviceIds"][0])
-        weights_format = "w8a8" if "quantize" in weights else "bf16"
-        blocks = kv_blocks(weights_format, cards, self._fraction())
-        warm_up = -(-config.schedule["maxPrefillTokens"] // config.schedule["cacheBlockSize"])
-        if blocks < warm_up:
+        try:
+            setup = setup_of(config, weights, table, self._fraction(), self.version)
+        except UsageError as wrong:
+            raise checks.failure(f"[MIE05E040001] [engine] {wrong.message}", "engine:63") from None
+        if not setup.memory.fits:
             raise StartFailure(
                 Line("stderr", "RuntimeError: NPU out of memory. Tried to allocate 450.00 MiB"),
                 Line(
@@ -252,7 +258,7 @@ class Daemon:
                     "infer_engine.cpp:63",
                 ),
             )
-        return blocks
+        return setup
 
     def _is_t3(self) -> bool:
         return self.version.startswith(T3)
@@ -274,39 +280,17 @@ class Daemon:
             text = f"load weights from {config.model['modelWeightPath']}: {percent}%"
             self.log.mindie("INFO", "weights.py:214", text, log="llmmodels")
             self.log.say(f"Loading safetensors checkpoint shards: {percent:3d}% Completed")
-        if self.version == BROKEN_WITH_32 and table is not None and table.world_size >= MANY_CARDS:
-            # field experience: T3.1 does not come up on 32 cards; what it prints is not known: nothing
-            while True:
-                time.sleep(3600)
+        while self.never_ends(table):
+            time.sleep(3600)
 
-    def _service(
-        self, config: DaemonConfig, table: RankTable | None, blocks: int, planes: dict[str, tuple[str, int]]
-    ) -> ServiceConfig:
-        deploy, schedule = config.deploy, config.schedule
-        # since 2.1 the budget is the larger of the two (engine_model.md section 4)
-        budget = schedule["maxPrefillTokens"]
-        if not self._is_t3() and not self.version.startswith("1."):
-            budget = max(budget, deploy["maxSeqLen"])
-        engine = EngineConfig(
-            cards=table.world_size if table else len(config.backend["npuDeviceIds"][0]),
-            blocks=blocks,
-            block_size=schedule["cacheBlockSize"],
-            max_batch=schedule["maxBatchSize"],
-            prefill_budget=budget,
-            max_prefill_batch=schedule["maxPrefillBatchSize"],
-            queue_delay_s=schedule["maxQueueDelayMicroseconds"] / 1e6,
-            select_batch=schedule.get("supportSelectBatch", False),
-            prefill_weight=schedule["prefillTimeMsPerReq"],
-            decode_weight=schedule["decodeTimeMsPerReq"],
-            time_factor=self.factor,
-        )
+    def never_ends(self, table: RankTable | None) -> bool:
+        """Whether loading never ends (field experience: T3.1 on 32 cards); what it prints is not known: nothing."""
+        return self.version == BROKEN_WITH_32 and table is not None and table.world_size >= MANY_CARDS
+
+    def _service(self, config: DaemonConfig, setup: Setup, planes: dict[str, tuple[str, int]]) -> ServiceConfig:
         return ServiceConfig(
             model=config.model["modelName"],
-            max_seq_len=deploy["maxSeqLen"],
-            max_input_token_len=deploy["maxInputTokenLen"],
-            max_iter_times=schedule["maxIterTimes"],
-            max_link_num=config.server["maxLinkNum"],
-            engine=engine,
+            engine=EngineConfig(setup, setup.memory.blocks, self.factor),
             monitor=self.env.get("MIES_SERVICE_MONITOR_MODE") == "1",
             version=self.version,
             planes=planes,

@@ -15,11 +15,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
 _HEADER_LIMIT = 100_000_000
-_SHM_NEEDED = 1 << 30
+SHM_NEEDED = 1 << 30
 _GROUP, _OTHER = 0o070, 0o007
 MODEL_FOLLOW_UP = "Failed check model config.json! take modelConfig.modelWeightPath to empty"
 
@@ -114,8 +114,34 @@ def check_shm(place: Callable[[str], Path], at_l0: bool) -> None:  # noqa: FBT00
     if at_l0:
         return
     status = os.statvfs(place("/dev/shm"))  # noqa: S108 - the size of the mount is the question
-    if status.f_frsize * status.f_blocks < _SHM_NEEDED:
+    if status.f_frsize * status.f_blocks < SHM_NEEDED:
         raise StartFailure(Line("stderr", "The futex facility returned an unexpected error code."))
+
+
+def check_devices(place: Callable[[str], Path], cards: Sequence[int]) -> None:
+    """Raise when the container lacks a device, the driver, or the cards' network file (docker_run.md section 2)."""
+    if not place("/usr/local/Ascend/driver/version.info").is_file():
+        raise StartFailure(
+            Line(
+                "stderr",
+                "ImportError: libascend_hal.so: cannot open shared object file: No such file or directory",
+            )
+        )
+    for manager in ("davinci_manager", "devmm_svm", "hisi_hdc"):
+        if not place(f"/dev/{manager}").exists():
+            raise StartFailure(
+                Line("stderr", "dcmi module initialize failed. ret is -8005"),
+                Line("plog", f"[Init][Device]open /dev/{manager} failed, aclInit ret[507899]", "driver_mgr.cc:88"),
+            )
+    for card in cards:
+        if not place(f"/dev/davinci{card}").exists():
+            raise StartFailure(
+                Line("plog", f"[Open][Tsd]Open TsdClient failed, devId[{card}]", "tsd_client.cc:97"),
+                Line("stderr", f"RuntimeError: Invalid device ID {card}."),
+            )
+    conf = place("/etc/hccn.conf")
+    if not conf.is_file() or not conf.stat().st_size:  # the place of a former mount stays as an empty file
+        raise failure("Parameter device_ip is invalid in ranktable file.", "ranktable_config.cpp:88")
 
 
 def check_weights(files: Files, directory: str) -> dict[str, Any]:

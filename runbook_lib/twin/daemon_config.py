@@ -125,8 +125,28 @@ class DaemonConfig:
         return self.backend.get("multiNodesInferEnabled") is True
 
 
-def read_config(data: bytes) -> DaemonConfig:
-    """Return the config of these bytes. Raises ConfigError with all problems."""
+_MOST_LINKS = {"1.0.": 1000, "2.0.T": 1000}  # before 2.0.RC1 (mindie.md section 1.1)
+_NEW_KEYS = ("dp", "tp", "sp", "cp", "pp", "moe_tp", "moe_ep")
+
+
+def _generation_problems(config: DaemonConfig, version: str) -> list[tuple[str, str]]:
+    """Return what an image before 2.0.RC1 refuses and later ones take."""
+    most = next((most for begin, most in _MOST_LINKS.items() if version.startswith(begin)), None)
+    if most is None:
+        return []
+    found = []
+    if config.server["maxLinkNum"] > most:
+        found.append(
+            (MODEL_CODE, f"ServerConfig.maxLinkNum [{config.server['maxLinkNum']}] is out of range [1, {most}].")
+        )
+    unknown = [key for key in _NEW_KEYS if key in config.model]
+    if unknown:  # that an unknown key is refused is not sourced; that these images cannot use it is
+        found.append((MODEL_CODE, f"ModelConfig.{unknown[0]} is not a key of this version."))
+    return found
+
+
+def read_config(data: bytes, version: str = "") -> DaemonConfig:
+    """Return the config of these bytes. Raises ConfigError with all problems. `version`: of the image, "" for any."""
     if not 0 < len(data) <= _CONFIG_LIMIT:
         raise ConfigError([f"[{MODEL_CODE}] [config] config.json: the file size must be in (0, 10 MB]."])
     try:
@@ -155,7 +175,8 @@ def read_config(data: bytes) -> DaemonConfig:
         if (problem := _problem(values, rule))
     ]
     if not lines:
-        lines = [f"[{code}] [config] {text}" for code, text in _cross_problems(config)]
+        problems = [*_cross_problems(config), *_generation_problems(config, version)]
+        lines = [f"[{code}] [config] {text}" for code, text in problems]
     if lines:
         raise ConfigError(lines)
     return config
@@ -198,6 +219,11 @@ def _cross_problems(config: DaemonConfig) -> list[tuple[str, str]]:
             schedule["maxIterTimes"] > deploy["maxSeqLen"],
             MODEL_CODE,
             f"maxIterTimes [{schedule['maxIterTimes']}] is out of range [1, {deploy['maxSeqLen']}].",
+        ),
+        (
+            config.server["ipAddress"] == "0.0.0.0" and not config.server["allowAllZeroIpListening"],
+            MODEL_CODE,
+            "ipAddress [0.0.0.0] needs allowAllZeroIpListening.",
         ),
         (preempt > batch, MODEL_CODE, f"maxPreemptCount [{preempt}] is out of range [0, {batch}]."),
         (

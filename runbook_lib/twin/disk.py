@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from runbook_lib.twin import hardware
+from runbook_lib.twin.tools.hccl_test import HCCL_LIBRARY, MPI_LIBRARY, TESTS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     from runbook_lib.params import Params
     from runbook_lib.twin.node import Node
 
+CANN = "8.0.RC3"
+_TOOLKIT = "usr/local/Ascend/ascend-toolkit"
+_TESTS = "*/tools/hccl_test/bin/*_test"
 SHIM = Path(__file__).with_name("shim.sh")
 _FOLDERS = (
     "boot",
@@ -30,6 +34,7 @@ _FOLDERS = (
     "proc",
     "run",
     "srv",
+    "sys/class/dmi/id",
     "sys/devices/system/cpu/cpu0/cpufreq",
     "usr/local",
     "usr/local/Ascend/driver/tools",
@@ -65,12 +70,33 @@ def make_disk(node: Node, params: Params, tls_cards: Iterable[int]) -> None:
     (node.files / "etc/hccn.conf").chmod(0o640)
     _copy_what_usr_needs(node.files / "etc")
     ascend = node.files / "usr/local/Ascend"
-    _write(ascend / "driver/version.info", hardware.DRIVER_INFO)
-    _write(ascend / "firmware/version.info", hardware.FIRMWARE_INFO)
+    _write(ascend / "driver/version.info", hardware.driver_info())
+    _write(ascend / "firmware/version.info", hardware.firmware_info())
     _write(ascend / "driver/lib64/libdcmi.so", "")
     _write(node.files / "usr/local/dcmi/libdcmi.so", "")
-    _write(node.files / "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor", "ondemand\n")
+    _write(node.files / "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor", "performance\n")
+    _write(node.files / "sys/class/dmi/id/product_name", f"{hardware.PRODUCT}\n")
     _write(node.files / "root/.bashrc", "# .bashrc\n")
+    _install_collective_tests(node)
+
+
+def _install_collective_tests(node: Node) -> None:
+    """Lay down the CANN toolkit with its collective tests, and an MPI."""
+    toolkit = node.files / _TOOLKIT
+    tests, libraries = toolkit / f"{CANN}/tools/hccl_test/bin", toolkit / f"{CANN}/aarch64-linux/lib64"
+    programs, mpi = node.files / "usr/local/mpich/bin", node.files / "usr/local/mpich/lib"
+    for folder in (tests, libraries, programs, mpi):
+        folder.mkdir(parents=True)
+    (toolkit / "latest").symlink_to(CANN)
+    for program in (programs / "mpirun", *(tests / test for test in TESTS)):
+        program.symlink_to("/opt/twin/bin/twin-shim")
+    for library in (libraries / HCCL_LIBRARY, mpi / MPI_LIBRARY):
+        _write(library, "")
+    _write(
+        toolkit / CANN / "aarch64-linux/ascend_toolkit_install.info",
+        f"package_name=Ascend-cann-toolkit\nversion={CANN}\narch=aarch64\nos=linux\n"
+        f"path=/usr/local/Ascend/ascend-toolkit/{CANN}/aarch64-linux\n",
+    )
 
 
 def _etc(node: Node, params: Params, tls_cards: Iterable[int]) -> dict[str, str]:
@@ -141,6 +167,10 @@ def make_twin_folder(node: Node, tools: Iterable[str], link: str) -> None:
         if known.is_symlink() or not known.exists():
             known.unlink(missing_ok=True)
             known.symlink_to(f"{home}/bin/{tool}")
+    for program in (*(node.files / "usr/local/mpich/bin").glob("*"), *(node.files / _TOOLKIT).glob(_TESTS)):
+        if program.is_symlink():  # where the shim is depends on the level
+            program.unlink()
+            program.symlink_to(shim if at_l0 else "/opt/twin/bin/twin-shim")
     package_root = Path(__file__).resolve().parents[2]
     if at_l0:
         _make_python(node.twin, version, Path(sys.base_prefix).resolve())

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from runbook_lib.params import Topology
@@ -25,6 +26,20 @@ VNIC_RANGE = ipaddress.ip_network("192.168.0.0/21")
 DETECT_S = 2.0
 MTU_RANGE = range(68, 9703)
 _PORTS_PER_SWITCH_PORT = 2
+_HOSTS_PER_LEAF = 8  # a leaf switch of 32 ports of 400GE serves 64 cards
+_FLAPS = 6
+_FLAP_GAP_S = 47
+# what ends with the power, or with the card's reset, although it is hardware's condition
+_VOLATILE = ("net_health", "hbm_left_mb")
+
+
+@dataclass(frozen=True, slots=True)
+class SwitchPort:
+    """What LLDP tells about the far end of a card's cable."""
+
+    chassis: str
+    management: str
+    ifname: str
 
 
 @dataclass(slots=True)
@@ -42,6 +57,7 @@ class CardState:
     link_up: bool = True  # as computed when asked for
     netdetect_at: float = -1e9  # World.monotonic of the last set
     changes: list[tuple[datetime, str]] = field(default_factory=list)  # newest first
+    reads: int = 0  # of the packet counters
 
     @property
     def segment(self) -> ipaddress.IPv4Network | None:
@@ -86,14 +102,34 @@ class Fabric:
         return [card for card in self.cards[node] if not self.lost(node, card)]
 
     def hbm_used(self, node: str, card: int) -> int:
-        """Return the used HBM in MB: what the firmware keeps, and what processes hold."""
-        return hardware.HBM_IDLE_MB + card % 3 + sum(self.world.hbm.get((node, card), {}).values())
+        """Return the used HBM in MB: what the firmware keeps, what processes hold, what dead ones left behind."""
+        left = int(self.hardware(node, card).get("hbm_left_mb", 0))
+        return hardware.HBM_IDLE_MB + card % 3 + left + sum(self.world.hbm.get((node, card), {}).values())
+
+    def neighbour(self, node: str, card: int) -> int:
+        """Return the next card of the host, the one before for the last: whose cable is swapped with a card's."""
+        cards = list(self.cards[node])
+        place = cards.index(card)
+        return cards[place + 1] if place + 1 < len(cards) else cards[place - 1]
+
+    def _position(self, node: str, card: int) -> int:
+        """Return whose cable hangs on a card: its own, unless two are swapped."""
+        if self.hardware(node, card).get("swapped"):
+            return self.neighbour(node, card)
+        for other in self.cards[node]:
+            if self.hardware(node, other).get("swapped") and self.neighbour(node, other) == card:
+                return other
+        return card
 
     def peer(self, node: str, card: int) -> tuple[str, int] | None:
         """Return the port at the other end of a direct cable; None on a switch."""
         if self.topology is not Topology.DIRECT:
             return None
-        return next(((other, card) for other in self.cards if other != node and card in self.cards[other]), None)
+        other = next((each for each in self.cards if each != node), None)
+        if other is None:
+            return None
+        cable = self._position(node, card)
+        return next(((other, each) for each in self.cards[other] if self._position(other, each) == cable), None)
 
     def _end_up(self, node: str, card: int) -> bool:
         lit = self.world.nodes[node].up and not self.lost(node, card) and self.cards[node][card].admin_up
@@ -119,8 +155,23 @@ class Fabric:
 
     def reachable(self, ip_from: str, ip_to: str) -> bool:
         """Whether a packet from one address comes to the other and back. An address in use twice is not reachable."""
-        sources = self.owners(ip_from)
-        return len(sources) == 1 and self.answers(*sources[0], ip_to)
+        sources, targets = self.owners(ip_from), self.owners(ip_to)
+        if len(sources) != 1 or not self.answers(*sources[0], ip_to):
+            return False
+        return not targets or targets[0][0] == sources[0][0] or not self._mute(*targets[0])
+
+    def _mute(self, node: str, card: int) -> bool:
+        """Whether what a card sends to other hosts is lost."""
+        return bool(self.hardware(node, card).get("mute"))
+
+    def lossy(self, node: str, card: int, target: str) -> bool:
+        """Whether a part of the packets between a card and an address is lost."""
+        ends = [(node, card), *self.owners(target)]
+        return any(self.hardware(*end).get("lossy") for end in ends)
+
+    def path_mtu(self, node: str, card: int, target: str) -> int:
+        """Return the smallest MTU between a card and an address."""
+        return min(self.cards[where][which].mtu for where, which in [(node, card), *self.owners(target)])
 
     def answers(self, node: str, card: int, target: str) -> bool:
         """Whether `target` answers this card."""
@@ -129,7 +180,7 @@ class Fabric:
             return False
         address = ipaddress.IPv4Address(target)
         if address in self.gateways:
-            return address in own.segment
+            return address in own.segment and not self._mute(node, card)
         found = self.owners(target)
         if len(found) != 1:
             return False
@@ -137,7 +188,9 @@ class Fabric:
         return found[0][0] == node or self._crosses((node, card), found[0])
 
     def _crosses(self, near: tuple[str, int], far: tuple[str, int]) -> bool:
-        if not self.link_up(*far) or (self.topology is Topology.DIRECT and self.peer(*near) != far):
+        if self._mute(*near) or not self.link_up(*far):
+            return False
+        if self.topology is Topology.DIRECT and self.peer(*near) != far:
             return False
         own, other = self.cards[near[0]][near[1]], self.cards[far[0]][far[1]]
         return own.segment == other.segment or (self._routed(own) and self._routed(other))
@@ -153,6 +206,8 @@ class Fabric:
         state = self.cards[node][card]
         if not self.link_up(node, card):
             return "Fault"
+        if stuck := self.hardware(node, card).get("net_health"):
+            return str(stuck)
         if not state.netdetect:
             return "Init"
         if self.world.monotonic() - state.netdetect_at < DETECT_S:
@@ -167,6 +222,7 @@ class Fabric:
         state = self.cards[node][card]
         state.netdetect = "" if target == UNSET else target
         state.netdetect_at = self.world.monotonic()
+        self.hardware(node, card).pop("net_health", None)  # the detection is started anew
 
     def set_ip(self, node: str, card: int, ip: str, netmask: str) -> None:
         """Set the address; a gateway of another segment is dropped, as the tool does."""
@@ -178,9 +234,34 @@ class Fabric:
     def note_links(self, before: dict[tuple[str, int], bool]) -> None:
         """Write into the cards' records every link that changed since `before` (from `links`)."""
         for (node, card), up in self.links().items():
-            if before.get((node, card)) not in {None, up} and self.world.nodes[node].up:
-                moment = self.world.emulated_now(node)
-                self.cards[node][card].changes.insert(0, (moment, "LINK UP" if up else "LINK DOWN"))
+            known, word = self.cards[node][card].changes, "LINK UP" if up else "LINK DOWN"
+            told = bool(known) and known[0][1] == word  # by somebody who saw the same change
+            if before.get((node, card)) not in {None, up} and self.world.nodes[node].up and not told:
+                known.insert(0, (self.world.emulated_now(node), word))
+
+    def flap(self, node: str, card: int, times: int = 1) -> None:
+        """Write `times` short interruptions into the records of both ends of a card's cable, the last one just now."""
+        ends = [(node, card)] + ([peer] if (peer := self.peer(node, card)) else [])
+        for where, which in ends:
+            changes = self.cards[where][which].changes
+            for number in reversed(range(times)):
+                moment = self.world.emulated_now(where) - timedelta(seconds=number * _FLAP_GAP_S)
+                changes[:0] = [(moment, "LINK UP"), (moment - timedelta(seconds=2), "LINK DOWN")]
+
+    def start_flapping(self, node: str, card: int) -> None:
+        """Make a link's record that of one that has flapped for some minutes."""
+        self.flap(node, card, _FLAPS)
+
+    def forget_changes(self) -> None:
+        """Make every link's record that of a port that came up once, as after a power cycle."""
+        for (node, card), up in self.links().items():
+            known = self.cards[node][card].changes
+            self.cards[node][card].changes = known[-1:] if up else known
+
+    def flaps(self, node: str, card: int) -> bool:
+        """Whether a card's link goes up and down, for a bad end of its cable."""
+        ends = [(node, card)] + ([peer] if (peer := self.peer(node, card)) else [])
+        return any(self.hardware(*end).get("flapping") for end in ends)
 
     def links(self) -> dict[tuple[str, int], bool]:
         """Return the state of every link."""
@@ -195,9 +276,16 @@ class Fabric:
         for card in self.cards[node]:
             self.cards[node][card] = CardState()
             self.recover(node, card)
+            self.reset(node, card)
+
+    def reset(self, node: str, card: int) -> None:
+        """Forget what a reset of the card ends."""
+        for key in _VOLATILE:
+            self.hardware(node, card).pop(key, None)
 
     def recover(self, node: str, card: int) -> bool:
         """Replay one card's lines of /etc/hccn.conf; False when one of them does not hold."""
+        self.hardware(node, card).pop("net_health", None)
         try:
             conf = self.conf(node)
         except (OSError, UnicodeDecodeError):
@@ -231,7 +319,37 @@ class Fabric:
         """Return the port's MAC address."""
         return f"9c:b2:e8:{list(self.cards).index(node) + 16:02x}:4f:{card * 2 + 160:02x}"
 
-    def switch_port(self, node: str, card: int) -> str:
-        """Return the switch interface of a card: each 400GE port is split into two of 200GE."""
-        number = list(self.cards).index(node) * len(self.cards[node]) + card
-        return f"400GE1/1/{number // _PORTS_PER_SWITCH_PORT + 1}:{number % _PORTS_PER_SWITCH_PORT + 1}"
+    def lldp(self, node: str, card: int) -> SwitchPort | None:
+        """Return the switch port that a card's cable leads to; None where nobody speaks LLDP.
+
+        A leaf switch serves eight hosts; each of its 400GE ports is split into two of 200GE.
+        """
+        behind = any(self.world.machine(each).get("behind_switch") for each in self.cards)
+        switch = self.topology is Topology.SWITCH or behind
+        condition = self.hardware(node, card).get("lldp", "switch" if switch else "silent")
+        if condition == "silent" or not self.link_up(node, card):
+            return None
+        if condition == "elsewhere":
+            return SwitchPort("10:24:07:6a:00:7f", "172.16.0.99", "400GE1/2/7:1")
+        leaf, place = divmod(list(self.cards).index(node), _HOSTS_PER_LEAF)
+        port, half = divmod(place * len(self.cards[node]) + self._position(node, card), _PORTS_PER_SWITCH_PORT)
+        return SwitchPort(f"10:24:07:6a:00:{leaf + 1:02x}", f"172.16.0.{11 + leaf}", f"400GE1/1/{port + 1}:{half + 1}")
+
+    def count(self, node: str, card: int) -> dict[str, int]:
+        """Return the packet counters; traffic counts always rise, error counts on a bad link only."""
+        state, condition = self.cards[node][card], self.hardware(node, card)
+        state.reads += 1
+        traffic = 37 * state.reads
+        counted = {
+            "roce_rx_all_pkt_num": 5_120 + traffic,
+            "roce_tx_all_pkt_num": 5_118 + traffic,
+            "nic_tx_all_pkg_num": 12_240 + traffic,
+            "nic_tx_all_oct_num": 16_921_741 + 90 * traffic,
+            "nic_rx_all_pkg_num": 64_148 + traffic,
+            "nic_rx_all_oct_num": 48_223_780 + 90 * traffic,
+        }
+        if condition.get("lossy"):
+            counted["roce_new_pkt_rty_num"] = 412 + 17 * state.reads
+        if condition.get("bit_errors"):
+            counted["mac_rx_fcs_err_pkt_num"] = counted["mac_rx_bad_pkt_num"] = 96 + 5 * state.reads
+        return counted

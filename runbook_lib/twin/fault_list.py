@@ -1,114 +1,87 @@
-"""What can be broken in the twin, as data."""
+"""What can be broken in the twin, as data: faults.yaml, whose head explains the keys."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+
+_FILE = Path(__file__).with_name("faults.yaml")
+_SERVICE_FILE = Path(__file__).with_name("service_faults.yaml")
+_ANY = "any"
+
+
+@dataclass(frozen=True, slots=True)
+class Expectation:
+    """A finding: any of these codes (`NET-*` is every code that begins so), on each of these subjects."""
+
+    codes: tuple[str, ...]
+    on: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """`repair`: "tool" when a correct setting repairs it, "hands" when somebody must go to the machine (`clear`)."""
+    """One fault. `remedy` is run, command, hands or none; `expected` lists the codes of `reports`.
+
+    skip: isolation level or topology -> why the fault cannot be shown there.
+    """
 
     name: str
     what: str
+    scope: str
     needs_card: bool
+    moment: str
+    remedy: str
     expected: tuple[str, ...]
-    repair: str
+    reports: tuple[Expectation, ...]
+    masks: tuple[Expectation, ...]
+    follows: tuple[Expectation, ...]
+    unknown: bool
+    skip: dict[str, str]
+    hardware: dict[str, Any] = field(default_factory=dict)
+    machine: dict[str, Any] = field(default_factory=dict)
+    setting: str = ""
+    deed: str = ""
 
 
-FAULTS = {
-    fault.name: fault
-    for fault in (
-        Fault(
-            "gateway-missing",
-            "the card's gateway is gone, live and in hccn.conf",
-            needs_card=True,
-            expected=("NET-GATEWAY-MISSING", "NET-HEALTH"),
-            repair="tool",
-        ),
-        Fault(
-            "gateway-foreign",
-            "the card's gateway is another address of its segment",
-            needs_card=True,
-            expected=("NET-GATEWAY-WRONG",),
-            repair="tool",
-        ),
-        Fault(
-            "netdetect-unset",
-            "the card has no detection target",
-            needs_card=True,
-            expected=("NET-NETDETECT", "NET-HEALTH"),
-            repair="tool",
-        ),
-        Fault(
-            "netdetect-vnic",
-            "the card's detection target lies in the range of the on-board vNICs",
-            needs_card=True,
-            expected=("NET-NETDETECT", "NET-HEALTH"),
-            repair="tool",
-        ),
-        Fault(
-            "ip-missing",
-            "the card has no address, hence no gateway",
-            needs_card=True,
-            expected=("NET-IP", "NET-GATEWAY-MISSING", "NET-HEALTH"),
-            repair="tool",
-        ),
-        Fault(
-            "ip-duplicate",
-            "the card has the address of the same card of the next host",
-            needs_card=True,
-            expected=("NET-IP-DUPLICATE", "NET-IP", "NET-HEALTH"),
-            repair="tool",
-        ),
-        Fault(
-            "tls-on",
-            "the card's TLS switch is on while those of its peers are off",
-            needs_card=True,
-            expected=("NET-TLS",),
-            repair="tool",
-        ),
-        Fault(
-            "link-down",
-            "the card's cable is unplugged",
-            needs_card=True,
-            expected=("NET-LINK", "NET-HEALTH"),
-            repair="hands",
-        ),
-        Fault(
-            "card-lost",
-            "the host no longer sees the card",
-            needs_card=True,
-            expected=("PRE-CARDS",),
-            repair="hands",
-        ),
-        Fault(
-            "health-alarm",
-            "the card reports the health Alarm with an error code",
-            needs_card=True,
-            expected=("PRE-CARD-HEALTH",),
-            repair="hands",
-        ),
-        Fault(
-            "tool-hangs",
-            "hccn_tool never returns for the card",
-            needs_card=True,
-            expected=("NET-LINK", "NET-IP", "NET-TLS"),
-            repair="hands",
-        ),
-        Fault(
-            "clock-skew",
-            "the host's clock is 95 s ahead",
-            needs_card=False,
-            expected=("PRE-CLOCK",),
-            repair="hands",
-        ),
-        Fault(
-            "host-down",
-            "the host is switched off",
-            needs_card=False,
-            expected=("PRE-HOST-UNREACHABLE",),
-            repair="hands",
-        ),
+def _expectations(given: dict[str, list[str]]) -> tuple[Expectation, ...]:
+    return tuple(Expectation(tuple(codes.split("/")), tuple(on)) for codes, on in given.items())
+
+
+def _fault(name: str, given: dict[str, Any]) -> Fault:
+    only = given.get("only", _ANY)
+    skip = dict(given.get("skip", {}))
+    if only != _ANY:
+        skip["switch" if only == "direct" else "direct"] = given["why"]
+    reports = _expectations(given["reports"])
+    return Fault(
+        name=name,
+        what=given["what"],
+        scope=given["scope"],
+        needs_card=given["scope"] != "host",
+        moment=given.get("moment", "at once"),
+        remedy=given["remedy"],
+        expected=tuple(code for each in reports for code in each.codes),
+        reports=reports,
+        masks=_expectations(given.get("masks", {})),
+        follows=_expectations(given.get("follows", {})),
+        unknown=bool(given.get("unknown")),
+        skip=skip,
+        hardware=dict(given.get("hardware", {})),
+        machine=dict(given.get("machine", {})),
+        setting=given.get("setting", ""),
+        deed=given.get("deed", ""),
     )
+
+
+FAULTS: dict[str, Fault] = {
+    name: _fault(name, given) for name, given in YAML(typ="safe").load(_FILE.read_text(encoding="utf-8")).items()
+}
+
+# those of the service: a fault of a host, a deed of its own name, and mended by the runbook unless it says otherwise
+FAULTS |= {
+    name: _fault(name, {"scope": "host", "remedy": "run", "deed": name, "moment": "around the start", **given})
+    for name, given in YAML(typ="safe").load(_SERVICE_FILE.read_text(encoding="utf-8")).items()
 }

@@ -1,48 +1,24 @@
-"""Breaking and mending: what each fault of the list does to the world.
+"""Breaking and mending: carries out the faults of faults.yaml.
 
-A fault of a setting is done once and is over as soon as the setting is right again, by whatever means; a fault of
-hardware lasts until `clear`, which is the technician's hands.
+A fault is over as soon as what it broke is right again, by whatever means. `clear` makes all as it was; `hands` is the
+technician, who mends only what needs hands.
 """
 
 from __future__ import annotations
 
-import ipaddress
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from runbook_lib.errors import TwinError
-from runbook_lib.twin.fabric import UNSET
+from runbook_lib.twin import fault_settings
+from runbook_lib.twin.fault_base import At, Power
+from runbook_lib.twin.fault_deeds import DEEDS
 from runbook_lib.twin.fault_list import FAULTS, Fault
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from runbook_lib.twin.node import Node
     from runbook_lib.twin.world import World
 
-SKEW_S = 95.0
-ALARM_CODE = "0x80CB8002"
-ALARM_TEXT = "The HBM multi-bit ECC error count exceeds the threshold"
-VNIC_TARGET = "192.168.1.2"
-# hccn.conf key of each setting of a CardState
-_KEYS = {
-    "ip": "address",
-    "netmask": "netmask",
-    "gateway": "gateway",
-    "netdetect": "netdetect",
-    "tls": "tls_enable",
-}
-
-
-class Power(Protocol):
-    """Who can switch hosts on and off: the resident process."""
-
-    world: World
-
-    async def power_off(self, node: Node) -> None:
-        """Cut a host's power."""
-
-    async def power_on(self, node: Node) -> None:
-        """Boot a host."""
+Entry = dict[str, Any]
 
 
 def node_of(world: World, host: str | None) -> Node:
@@ -52,21 +28,41 @@ def node_of(world: World, host: str | None) -> Node:
     return world.nodes[host]
 
 
-def active(world: World) -> list[dict[str, Any]]:
-    """Return the faults that are there now; those that a setting repaired are dropped from the list."""
-    known: list[dict[str, Any]] = world.state.get("faults", [])
-    left = [entry for entry in known if _still(world, entry)]
+def fault_of(name: str) -> Fault:
+    """Return a fault. Raises TwinError for a name that is not in the list."""
+    fault = FAULTS.get(name)
+    if fault is None:
+        raise TwinError(f"no fault {name!r}; there are {', '.join(FAULTS)}", next_command="runbook twin faults")
+    return fault
+
+
+def active(power: Power) -> list[Entry]:
+    """Return the faults that are there now; those that were repaired are dropped from the list."""
+    world = power.world
+    known: list[Entry] = world.state.get("faults", [])
+    left = [entry for entry in known if _still(power, entry)]
     if left != known:
         world.state["faults"] = left
         world.save()
-    return [
-        {
-            **{key: entry[key] for key in ("fault", "host", "card")},
-            "what": FAULTS[entry["fault"]].what,
-            "expected": list(FAULTS[entry["fault"]].expected),
-        }
-        for entry in left
-    ]
+    return [shown(world, entry) for entry in left]
+
+
+def shown(world: World, entry: Entry) -> Entry:
+    """Return what is said about an injected fault: where it is, and what it touches."""
+    fault, host, card = FAULTS[entry["fault"]], entry["host"], entry["card"]
+    where: dict[str, list[Any]] = {}
+    if card is not None:
+        if fault.scope == "pair":
+            where["partner"] = [host, world.fabric.neighbour(host, card)]
+        if fault.setting == "ip_duplicate":
+            where["holder"] = list(fault_settings.holder(world, host, card))
+    return {
+        **{key: entry[key] for key in ("fault", "host", "card")},
+        "what": fault.what,
+        "expected": list(fault.expected),
+        "remedy": fault.remedy,
+        **where,
+    }
 
 
 def down(world: World, host: str) -> bool:
@@ -74,58 +70,83 @@ def down(world: World, host: str) -> bool:
     return any(entry["fault"] == "host-down" and entry["host"] == host for entry in world.state.get("faults", []))
 
 
-async def inject(power: Power, name: str, host: str, card: int | None) -> None:
-    """Break something once; a fault that is already there stays as it is."""
+async def inject(power: Power, name: str, host: str, card: int | None, level: str) -> str:
+    """Break something once; a fault that is already there stays as it is. Returns why it was skipped, "" if it was not.
+
+    Raises TwinError for an unknown fault, host or card, and when the state of the twin has no place for the fault.
+    """
     world = power.world
-    fault = FAULTS.get(name)
-    if fault is None:
-        raise TwinError(f"no fault {name!r}; there are {', '.join(FAULTS)}", next_command="runbook twin faults")
+    fault = fault_of(name)
     node = node_of(world, host)
     card = _card(world, fault, node, card)
-    entry: dict[str, Any] = {"fault": name, "host": host, "card": card}
-    active(world)
+    if reason := fault.skip.get(level) or fault.skip.get(str(world.fabric.topology)):
+        return reason
+    entry: Entry = {"fault": name, "host": host, "card": card}
+    active(power)
     if any({key: old[key] for key in entry} == entry for old in world.state.get("faults", [])):
-        return
+        return ""
     before = world.fabric.links()
-    if name == "clock-skew":
-        world.state.setdefault("clock", {})[host] = {"skew_s": SKEW_S}
-    elif name == "host-down":
-        if node.up:
-            await power.power_off(node)
-    elif card is not None and name in _HARDWARE:
-        world.fabric.hardware(host, card).update(_HARDWARE[name])
-    elif card is not None:
-        _damage(world, host, card, entry, _SETTINGS[name](world, host, card))
+    await _do(power, fault, entry)
     world.fabric.note_links(before)
     world.state.setdefault("faults", []).append(entry)
     world.save()
+    return ""
 
 
-async def clear(power: Power, name: str | None, host: str | None, card: int | None) -> int:
-    """Mend every fault that matches; settings go back to what they were. Returns how many."""
+async def clear(power: Power, name: str | None, host: str | None, card: int | None) -> list[Entry]:
+    """Undo every fault that matches, as if it had never been. Returns them."""
     world = power.world
-    active(world)
+    active(power)
+    matching = [entry for entry in world.state.get("faults", []) if _matches(entry, name, host, card)]
+    mended = await _mend(power, matching)
+    if not world.state.get("faults"):
+        world.fabric.forget_changes()
+    return mended
+
+
+async def hands(power: Power, name: str | None, host: str | None, card: int | None) -> list[Entry]:
+    """Send the technician: mends of the faults that match those that need hands. Returns them.
+
+    Raises TwinError when a fault is named that is not there, or that is no work for hands.
+    """
+    world = power.world
+    if name is not None and fault_of(name).remedy != "hands":
+        how = {"run": "runbook run PARAMS --mode apply", "command": "runbook check PARAMS shows the command"}
+        raise TwinError(
+            f"{name} is no work for a technician", next_command=how.get(fault_of(name).remedy, "wait: it passes")
+        )
+    active(power)
     matching = [
         entry
         for entry in world.state.get("faults", [])
-        if name in {None, entry["fault"]} and host in {None, entry["host"]} and card in {None, entry["card"]}
+        if _matches(entry, name, host, card) and FAULTS[entry["fault"]].remedy == "hands"
     ]
+    if name is not None and not matching:
+        raise TwinError(f"no fault {name} is there", next_command="runbook twin status PARAMS")
+    flapping = any(entry["fault"] == "link-flapping" for entry in matching)
+    mended = await _mend(power, matching)
+    if flapping:
+        world.fabric.forget_changes()  # a new cable, and a port that was reset
+    return mended
+
+
+def _matches(entry: Entry, name: str | None, host: str | None, card: int | None) -> bool:
+    return name in {None, entry["fault"]} and host in {None, entry["host"]} and card in {None, entry["card"]}
+
+
+async def _mend(power: Power, entries: list[Entry]) -> list[Entry]:
+    world = power.world
     before = world.fabric.links()
-    for entry in matching:
+    # the newest first: what it found is what the one before it had left; hosts first, since the rest needs their disks
+    newest = list(reversed(entries))
+    ordered = sorted(newest, key=lambda entry: entry["fault"] != "host-down")
+    said = [shown(world, entry) for entry in entries]
+    for entry in ordered:
+        await _undo(power, FAULTS[entry["fault"]], entry)
         world.state["faults"].remove(entry)
-        fault, where, which = entry["fault"], entry["host"], entry["card"]
-        if fault == "clock-skew":
-            world.state["clock"].pop(where, None)
-        elif fault == "host-down":
-            await power.power_on(world.nodes[where])
-        elif fault in _HARDWARE:
-            for key in _HARDWARE[fault]:
-                world.fabric.hardware(where, which).pop(key, None)
-        else:
-            _apply(world, where, which, entry["before"])
     world.fabric.note_links(before)
     world.save()
-    return len(matching)
+    return said
 
 
 def _card(world: World, fault: Fault, node: Node, card: int | None) -> int | None:
@@ -137,73 +158,57 @@ def _card(world: World, fault: Fault, node: Node, card: int | None) -> int | Non
     return card
 
 
-_HARDWARE: dict[str, dict[str, Any]] = {
-    "link-down": {"unplugged": True},
-    "card-lost": {"lost": True},
-    "health-alarm": {"health": "Alarm", "error_code": ALARM_CODE, "error_text": ALARM_TEXT},
-    "tool-hangs": {"hangs": True},
-}
+def _at(power: Power, entry: Entry) -> At:
+    card = -1 if entry["card"] is None else entry["card"]
+    return At(power, power.world.nodes[entry["host"]], card, entry.setdefault("kept", {}))
 
 
-def _other_address(world: World, host: str, card: int) -> str:
-    """Return an address of the card's segment that is neither its own nor its gateway. Raises TwinError."""
-    state = world.fabric.cards[host][card]
-    if state.segment is None:
-        raise TwinError(f"{host} card {card} has no address yet, so no gateway can be wrong")
-    taken = {state.ip, state.gateway}
-    return next(str(each) for each in reversed(list(state.segment.hosts())[-4:]) if str(each) not in taken)
+async def _do(power: Power, fault: Fault, entry: Entry) -> None:
+    world, host, card = power.world, entry["host"], entry["card"]
+    for part, change in (("hardware", fault.hardware), ("machine", fault.machine)):
+        if change:
+            condition = _condition(world, part, host, card)
+            entry[f"{part}_before"] = {key: condition.get(key) for key in change}
+            condition.update(change)
+    if fault.setting:
+        after = fault_settings.SETTINGS[fault.setting](world, host, card)
+        entry["before"], entry["after"] = fault_settings.before(world, host, card, after), after
+        entry["lines"] = fault_settings.apply(world, host, card, after)
+    if fault.deed:
+        await DEEDS[fault.deed].do(_at(power, entry))
+    if fault.hardware.get("flapping"):
+        world.fabric.start_flapping(host, card)
 
 
-def _neighbour(world: World, host: str, card: int) -> dict[str, str]:
-    hosts = world.params.cluster.hosts
-    names = [each.name for each in hosts]
-    other = names[(names.index(host) + 1) % len(names)]
-    if other == host or card not in world.fabric.cards[other]:
-        raise TwinError(f"no other host has a card {card}")
-    own = world.fabric.cards[host][card]
-    theirs = world.fabric.cards[other][card]
-    wanted = next(each for each in world.params.host(other).cards if each.id == card)
-    ip, netmask = theirs.ip or wanted.ip, theirs.netmask or wanted.netmask
-    gateway = ip if own.gateway and own.gateway == own.ip else own.gateway
-    if gateway and ipaddress.IPv4Address(gateway) not in ipaddress.IPv4Interface(f"{ip}/{netmask}").network:
-        gateway = ""
-    return {"ip": ip, "netmask": netmask, "gateway": gateway}
+async def _undo(power: Power, fault: Fault, entry: Entry) -> None:
+    world, host, card = power.world, entry["host"], entry["card"]
+    if fault.deed:
+        await DEEDS[fault.deed].undo(_at(power, entry))
+    if "after" in entry:
+        fault_settings.apply(world, host, card, entry["before"], entry["lines"])
+    for part in ("machine", "hardware"):
+        for key, value in entry.get(f"{part}_before", {}).items():
+            condition = _condition(world, part, host, card)
+            if value is None:
+                condition.pop(key, None)
+            else:
+                condition[key] = value
 
 
-_SETTINGS: dict[str, Callable[[World, str, int], dict[str, Any]]] = {
-    "gateway-missing": lambda _world, _host, _card: {"gateway": ""},
-    "gateway-foreign": lambda world, host, card: {"gateway": _other_address(world, host, card)},
-    "netdetect-unset": lambda _world, _host, _card: {"netdetect": ""},
-    "netdetect-vnic": lambda _world, _host, _card: {"netdetect": VNIC_TARGET},
-    "ip-missing": lambda _world, _host, _card: {"ip": "", "netmask": "", "gateway": ""},
-    "ip-duplicate": _neighbour,
-    "tls-on": lambda _world, _host, _card: {"tls": 1},
-}
+def _condition(world: World, part: str, host: str, card: int | None) -> dict[str, Any]:
+    return world.machine(host) if part == "machine" or card is None else world.fabric.hardware(host, card)
 
 
-def _damage(world: World, host: str, card: int, entry: dict[str, Any], change: dict[str, Any]) -> None:
-    state = world.fabric.cards[host][card]
-    entry["before"] = {key: getattr(state, key) for key in change}
-    entry["after"] = change
-    _apply(world, host, card, change)
-
-
-def _apply(world: World, host: str, card: int, settings: dict[str, Any]) -> None:
-    """Set live state and hccn.conf together, without the tool's own rules."""
-    state = world.fabric.cards[host][card]
-    conf = world.fabric.conf(host)
-    for key, value in settings.items():
-        if key == "netdetect":
-            world.fabric.set_netdetect(host, card, value or UNSET)
-        else:
-            setattr(state, key, value)
-        conf.set(_KEYS[key], card, str(value))
-    conf.write()
-
-
-def _still(world: World, entry: dict[str, Any]) -> bool:
-    """Whether a fault is still there: a setting, until one of its values has been changed."""
-    if "after" not in entry:
-        return True
-    state = world.fabric.cards[entry["host"]][entry["card"]]
-    return all(getattr(state, key) == value for key, value in entry["after"].items())
+def _still(power: Power, entry: Entry) -> bool:
+    world, host, card = power.world, entry["host"], entry["card"]
+    fault = FAULTS[entry["fault"]]
+    if "after" in entry and not fault_settings.there(world, host, card, entry["after"]):
+        return False
+    if fault.deed and not DEEDS[fault.deed].there(_at(power, entry)):
+        return False
+    for part, change in (("hardware", fault.hardware), ("machine", fault.machine)):
+        condition = _condition(world, part, host, card)
+        # a count goes down by itself and is over at 0
+        if any(not condition.get(key) or (type(v) is not int and condition[key] != v) for key, v in change.items()):
+            return False
+    return True

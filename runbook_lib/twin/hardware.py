@@ -5,7 +5,13 @@ Nothing here is read from the machine that the twin runs on; a test compares the
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
 ARCH = "aarch64"
+PRODUCT = "Atlas 800I A2"
 KERNEL = "5.10.0-216.0.0.115.oe2203sp4.aarch64"
 KERNEL_BUILD = "#1 SMP Thu Jun 27 15:22:10 CST 2024"
 CPUS = 192
@@ -38,7 +44,18 @@ ANSI_COLOR="0;31"
 
 """
 
-DRIVER_INFO = f"""Version={DRIVER}
+OLDER_DRIVER, OLDER_FIRMWARE = "24.1.rc2", "7.3.0.1.231"
+FOREIGN_FIRMWARE = "6.4.12.1.241"  # outside what the driver is compatible with
+
+
+def versions(condition: Mapping[str, Any]) -> tuple[str, str]:
+    """Return driver and firmware of a server in this condition (World.machine)."""
+    return str(condition.get("driver", DRIVER)), str(condition.get("firmware", FIRMWARE))
+
+
+def driver_info(driver: str = DRIVER) -> str:
+    """Return driver/version.info."""
+    return f"""Version={driver}
 ascendhal_version=7.35.23
 aicpu_version=1.0
 tdt_version=1.0
@@ -49,14 +66,18 @@ tsfw_version=1.0
 Innerversion=V100R001C19SPC001B208
 compatible_version=[V100R001C29],[V100R001C30],[V100R001C13],[V100R001C15],[V100R001C17],[V100R001C18],[V100R001C19]
 compatible_version_fw=[7.0.0,7.5.99]
-package_version={DRIVER}
+package_version={driver}
 """
 
-FIRMWARE_INFO = f"""Version={FIRMWARE}
+
+def firmware_info(firmware: str = FIRMWARE, driver: str = DRIVER) -> str:
+    """Return firmware/version.info of the package that belongs to a driver."""
+    return f"""Version={firmware}
 firmware_version=1.0
-package_version={DRIVER}
-compatible_version_drv=[23.0.rc3,23.0.rc3.],[23.0.0,23.0.0.],[24.1.0,24.1.0.]
+package_version={driver}
+compatible_version_drv=[23.0.rc3,23.0.rc3.],[23.0.0,23.0.0.],[{driver},{driver}.]
 """
+
 
 INSTALL_INFO = """UserName=HwHiAiUser
 UserGroup=HwHiAiUser

@@ -51,7 +51,7 @@ def image_entries(version: str) -> dict[str, Entry]:
         SERVICE: Entry(0o750),
         f"{SERVICE}/bin": Entry(0o550),
         f"{SERVICE}/conf": Entry(0o750),
-        f"{SERVICE}/conf/config.json": Entry(0o640, json.dumps(default_config(), indent=4) + "\n"),
+        f"{SERVICE}/conf/config.json": Entry(0o640, json.dumps(default_config(version), indent=4) + "\n"),
         f"{SERVICE}/lib": Entry(0o750),
         f"{SERVICE}/lib/libmindieservice_llm_engine.so": Entry(0o440, ""),
         f"{SERVICE}/logs": Entry(0o750),
@@ -90,8 +90,9 @@ def daemon_script(python: str, setting: str = "") -> str:
     return f'#!/bin/bash\n{setting} exec {python} -m runbook_lib.twin.daemon "$@"\n'.replace("\n ", "\n")
 
 
-def default_config() -> dict[str, Any]:
+def default_config(version: str = "2.0.T3") -> dict[str, Any]:
     """Return the config.json that an image ships: documented defaults, https on, one node of four cards."""
+    old = version.startswith(("1.", "2.0.T"))
     server = {
         "ipAddress": "127.0.0.1",
         "managementIpAddress": "127.0.0.2",
@@ -153,11 +154,14 @@ def default_config() -> dict[str, Any]:
         "ModelDeployConfig": {
             "maxSeqLen": 2560,
             "maxInputTokenLen": 2048,
-            "truncation": False,
+            "truncation": False if old else 0,
             "ModelConfig": [model],
         },
         "ScheduleConfig": schedule,
     }
+    if not old:  # keys that came with 2.0.RC1 (mindie.md section 1.1)
+        server |= {"metricsTlsCaFile": ["metrics_ca.pem"], "metricsTlsCert": "security/certs/metrics/server.pem"}
+        server |= {"tokenTimeout": 600, "e2eTimeout": 600, "distDPServerEnabled": False}
     log = {"logLevel": "Info", "logFileSize": 20, "logFileNum": 20, "logPath": "logs/mindie-server.log"}
     return {"Version": "1.0.0", "LogConfig": log, "ServerConfig": server, "BackendConfig": backend}
 

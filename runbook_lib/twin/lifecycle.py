@@ -44,7 +44,10 @@ class TwinHost:
 
 @dataclass(frozen=True, slots=True)
 class TwinStatus:
-    """`level` is L1a, L1b, L0 or ""; `reasons` say what this twin cannot show and why."""
+    """`level` is L1a, L1b, L0 or ""; `reasons` say what this twin cannot show and why.
+
+    After `inject`: why the fault cannot be had here (`skipped`). After `clear` and `hands`: what was `mended`.
+    """
 
     up: bool
     level: str = ""
@@ -52,6 +55,33 @@ class TwinStatus:
     hosts: list[TwinHost] = field(default_factory=list)
     reasons: list[str] = field(default_factory=list)
     faults: list[dict[str, Any]] = field(default_factory=list)
+    skipped: str = ""
+    mended: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class KnownTwin:
+    """A twin that was made here once. `level` and `pid` are "" and 0 when it is down."""
+
+    name: str
+    up: bool
+    level: str
+    pid: int
+    hosts: int
+
+
+def twins(outputs: Path) -> list[KnownTwin]:
+    """Return the twins below a folder of outputs, without asking them."""
+    found = []
+    for root in sorted(outputs.glob("*/.twin")):
+        record = _record(root) or {}
+        try:
+            hosts = len(json.loads((root / "params.json").read_text(encoding="utf-8"))["cluster"]["hosts"])
+        except (OSError, ValueError, KeyError):
+            continue  # a folder without a twin's params is none
+        name, level, pid = root.parent.name, str(record.get("level", "")), int(record.get("pid", 0))
+        found.append(KnownTwin(name, bool(record), level, pid, hosts))
+    return found
 
 
 def up(params: Params, root: Path, *, fresh: bool = False) -> TwinStatus:
@@ -106,6 +136,16 @@ def clear(
 ) -> TwinStatus:
     """Mend what was broken: all, or what matches. Raises TwinDown."""
     return _status(_ask(params, root, {"action": "clear", "fault": fault, "host": host, "card": card}))
+
+
+def hands(
+    params: Params, root: Path, fault: str | None = None, host: str | None = None, card: int | None = None
+) -> TwinStatus:
+    """Send the technician, who mends only what needs hands: all, or what matches.
+
+    Raises TwinError when the named fault is not there or is no work for hands; TwinDown.
+    """
+    return _status(_ask(params, root, {"action": "hands", "fault": fault, "host": host, "card": card}))
 
 
 def reboot(params: Params, root: Path, host: str) -> TwinStatus:
@@ -233,4 +273,6 @@ def _status(answer: dict[str, Any]) -> TwinStatus:
         hosts=[TwinHost(**host) for host in answer["hosts"]],
         reasons=answer["reasons"],
         faults=answer["faults"],
+        skipped=answer.get("skipped", ""),
+        mended=answer.get("mended", []),
     )

@@ -43,6 +43,7 @@ class Node:
         self.level: Level = "L0"
         self.up = False
         self.boot_id = ""
+        self.booted_at = 0.0  # World.monotonic
         self.init_pid = 0
         self._unshare: asyncio.subprocess.Process | None = None
 

@@ -23,13 +23,13 @@ import asyncssh
 
 from runbook_lib.errors import RunbookError, TwinError
 from runbook_lib.params import Params
-from runbook_lib.twin import faults, owners, service_hooks
+from runbook_lib.twin import fault_deeds, fault_disks, fault_processes, faults, owners, service_hooks
 from runbook_lib.twin.disk import make_disk, make_facts, make_twin_folder
 from runbook_lib.twin.keys import ensure_keys
 from runbook_lib.twin.processes import start_ticks
 from runbook_lib.twin.ssh_server import NodeSsh
 from runbook_lib.twin.tool_port import ToolPort
-from runbook_lib.twin.tools import TOOLS, WITHOUT_REAL_OWNERS
+from runbook_lib.twin.tools import INSTALLED_APART, TOOLS, WITHOUT_REAL_OWNERS
 from runbook_lib.twin.world import World
 
 if TYPE_CHECKING:
@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from runbook_lib.twin.node import Level, Node
 
 LOG = logging.getLogger(__name__)
+# what a reboot mends: a driver that was loaded before its upgrade, a process that holds the lock of hccn_tool
+_ENDS_WITH_THE_POWER = ("npu_smi", "hccn_tool", "hccn_busy_calls", "reboot_at_call")
 BOOT_S = 60.0  # emulated seconds from the reset of a host until it answers again
 _TOOL_HOST = 254
 _START_S = 90.0  # real seconds
@@ -57,11 +59,12 @@ class Resident:
         self.level: Level = "L0"
         self.reasons: list[str] = []
         self.ssh = {
-            node.name: NodeSsh(node, params.cluster.ssh.user, params.cluster.ssh.port, self.world.twin.network)
+            node.name: NodeSsh(node, params.cluster.ssh, self.world.twin.network, self.world.machine(node.name))
             for node in self.world.nodes.values()
         }
         self.stopping = asyncio.Event()
         self._reboots: dict[str, asyncio.Task[None]] = {}
+        self.world.reboot = self._start_reboot
 
     async def start(self) -> None:
         """Power on. Raises TwinError when an address is taken or the asked level cannot be had."""
@@ -76,8 +79,8 @@ class Resident:
         try:
             await service_hooks.start(self.world)
         except OSError as error:
-            url = self.world.params.model.weights.source.url
-            raise TwinError(f"the weights hub cannot listen on {url}: {error.strerror}") from None
+            url = self.world.params.model.weights.source.endpoint
+            raise TwinError(f"the weights hub cannot listen on {url}: {error.strerror or error}") from None
         for node in self.world.nodes.values():
             self.world.fabric.power_on(node.name)
         self.world.fabric.note_links(dict.fromkeys(self.world.fabric.links(), False))
@@ -113,13 +116,16 @@ class Resident:
     async def _boot(self, node: Node, level: Level) -> None:
         node.level = level
         make_facts(node, self.world.fabric.cards[node.name])
-        tools = set(TOOLS) - (WITHOUT_REAL_OWNERS if owners.are_real(node) else frozenset())
+        tools = set(TOOLS) - INSTALLED_APART - (WITHOUT_REAL_OWNERS if owners.are_real(node) else frozenset())
         make_twin_folder(node, tools, f"{self.tool_address} {self.tool_port} {node.name} {self.tool_token}")
+        fault_deeds.hide_tools(self.world, node)
         await node.start(level)
 
     async def _come_up(self, node: Node) -> None:
+        node.booted_at = self.world.monotonic()
         keys = self.root / "host_keys"
         await self.ssh[node.name].start(str(keys / node.name), str(self.root / "id_ed25519.pub"))
+        await fault_disks.fill_disks(self.world, node)
         await service_hooks.node_booted(self.world, node)
 
     async def power_off(self, node: Node) -> None:
@@ -138,7 +144,10 @@ class Resident:
         await self._boot(node, self.level)
         self.world.fabric.power_on(node.name)
         self.world.fabric.note_links(before)
+        for key in _ENDS_WITH_THE_POWER:
+            self.world.machine(node.name).pop(key, None)
         await self._come_up(node)
+        self.world.save()
 
     async def _reboot(self, node: Node) -> None:
         await self.power_off(node)
@@ -150,6 +159,7 @@ class Resident:
         for task in self._reboots.values():
             task.cancel()
         await asyncio.gather(*self._reboots.values(), return_exceptions=True)
+        await fault_processes.stop_all(self.world)
         for node in self.world.nodes.values():
             if node.up:
                 await service_hooks.node_going_down(self.world, node)
@@ -160,7 +170,7 @@ class Resident:
         self.world.save()
 
     async def admin(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Carry out one request of the command line: status, stop, inject, clear, reboot."""
+        """Carry out one request of the command line: status, stop, inject, clear, hands, reboot."""
         action = request.get("action")
         if action == "status":
             return self.status()
@@ -168,24 +178,31 @@ class Resident:
             self.stopping.set()
             return {}
         if action == "inject":
-            await faults.inject(self, request["fault"], request["host"], request["card"])
-            return self.status()
-        if action == "clear":
-            cleared = await faults.clear(self, request["fault"], request["host"], request["card"])
-            return {**self.status(), "cleared": cleared}
+            skipped = await faults.inject(self, request["fault"], request["host"], request["card"], self.level)
+            return {**self.status(), "skipped": skipped}
+        if action in {"clear", "hands"}:
+            mend = faults.clear if action == "clear" else faults.hands
+            mended = await mend(self, request["fault"], request["host"], request["card"])
+            return {**self.status(), "mended": mended}
         if action == "reboot":
             return await self._asked_to_reboot(request["host"])
         raise TwinError(f"the twin cannot {action!r}")
 
     async def _asked_to_reboot(self, host: str) -> dict[str, Any]:
         node = faults.node_of(self.world, host)
-        running = self._reboots.get(host)
-        if running is None or running.done():
-            if not node.up:
-                raise TwinError(f"{host} is switched off", next_command=f"runbook twin clear --host {host}")
-            running = self._reboots[host] = asyncio.create_task(self._reboot(node))
-        await asyncio.shield(running)
+        if not node.up and not self._is_rebooting(host):
+            raise TwinError(f"{host} is switched off", next_command=f"runbook twin clear --host {host}")
+        self._start_reboot(host)
+        await asyncio.shield(self._reboots[host])
         return self.status()
+
+    def _is_rebooting(self, host: str) -> bool:
+        running = self._reboots.get(host)
+        return running is not None and not running.done()
+
+    def _start_reboot(self, host: str) -> None:
+        if not self._is_rebooting(host):
+            self._reboots[host] = asyncio.create_task(self._reboot(self.world.nodes[host]))
 
     def status(self) -> dict[str, Any]:
         """Return what `twin status` shows."""
@@ -203,7 +220,7 @@ class Resident:
                 }
                 for node in self.world.nodes.values()
             ],
-            "faults": faults.active(self.world),
+            "faults": faults.active(self),
         }
 
 

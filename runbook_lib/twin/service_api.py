@@ -31,8 +31,30 @@ class BadRequest(Exception):  # noqa: N818 - named after what it is on the wire
 
 
 @lru_cache(maxsize=4096)
-def _quoted(text: str) -> bytes:
-    return json.dumps(text, ensure_ascii=False).encode()
+def _choice(text: str, kind: str, reason: str) -> bytes:
+    """Return the choice of one token's event. `kind`: text, or role and content names of a chat's delta."""
+    finish = b'"%b"' % reason.encode() if reason else b"null"
+    quoted = json.dumps(text, ensure_ascii=False).encode()
+    if kind == "text":
+        return b'{"index":0,"text":%b,"finish_reason":%b}' % (quoted, finish)
+    role = b'"role":"assistant",' if kind.startswith("first ") else b""
+    name = kind.rpartition(" ")[2].encode()
+    return b'{"index":0,"delta":{%b"%b":%b},"finish_reason":%b}' % (role, name, quoted, finish)
+
+
+@lru_cache(maxsize=16384)
+def _framed(prefix_length: int, text: str, kind: str, reason: str) -> tuple[bytes, bytes]:
+    """Return what stands before and after a stream's own prefix: chunk size, and the rest of event and chunk.
+
+    Prefixes of one service are equally long, so that all streams share these bytes.
+    """
+    rest = b',"choices":[%b]}\n\n' % _choice(text, kind, reason)
+    return b"%x\r\n" % (prefix_length + len(rest)), rest + b"\r\n"
+
+
+def chunk(data: bytes) -> bytes:
+    """Return data as one chunk of an HTTP answer."""
+    return b"%x\r\n%b\r\n" % (len(data), data)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,26 +80,29 @@ class Completion:
             "total_tokens": self.prompt_tokens + self.limit,
         }
 
-    def _prefix(self) -> bytes:
+    def prefix(self) -> bytes:
+        """Return what every event of this stream begins with."""
         kind = "chat.completion.chunk" if self.chat else "text_completion"
         head = {"id": self.ident, "object": kind, "created": self.created, "model": self.model}
         return b"data: " + json.dumps(head)[:-1].encode()
 
-    def event(self, index: int, reasoning: int, *, last: bool) -> bytes:
-        """Return the SSE event of one token."""
+    def token_chunk(self, prefix: bytes, index: int, reasoning: int) -> bytes:
+        """Return the chunk with the event of one token. `prefix`: this stream's `prefix()`, made once."""
         text, thought = piece(index, reasoning)
-        finish = b'"%b"' % self.reason.encode() if last else b"null"
+        reason = self.reason if index == self.limit - 1 else ""
         if not self.chat:
-            choice = b'{"index":0,"text":%b,"finish_reason":%b}' % (_quoted(text), finish)
+            kind = "text"
         else:
-            role = b'"role":"assistant",' if index == 0 else b""
-            name = b"reasoning_content" if thought else b"content"
-            choice = b'{"index":0,"delta":{%b"%b":%b},"finish_reason":%b}' % (role, name, _quoted(text), finish)
-        return b'%b,"choices":[%b]}\n\n' % (self._prefix(), choice)
+            kind = ("first " if index == 0 else "") + ("reasoning_content" if thought else "content")
+        size, rest = _framed(len(prefix), text, kind, reason)
+        return size + prefix + rest
 
-    def usage_event(self) -> bytes:
-        """Return the SSE event with the usage, which comes after the last token."""
-        return b'%b,"choices":[],"usage":%b}\n\n' % (self._prefix(), json.dumps(self.usage).encode())
+    def end_chunks(self, prefix: bytes) -> bytes:
+        """Return what comes after the last token: the usage where it was asked for, the end mark, the last chunk."""
+        usage = b""
+        if self.include_usage:
+            usage = chunk(b'%b,"choices":[],"usage":%b}\n\n' % (prefix, json.dumps(self.usage).encode()))
+        return usage + chunk(b"data: [DONE]\n\n") + b"0\r\n\r\n"
 
     def whole(self, reasoning: int) -> dict[str, Any]:
         """Return the answer of a request that does not stream."""
@@ -116,7 +141,7 @@ def parse_completion(body: bytes, config: ServiceConfig, *, chat: bool) -> Compl
             _VALIDATION,
             f"[MIE04E020207] [endpoint] Failed to check model name {model!r}, the deployed model is {config.model!r}",
         )
-    longest = min(config.max_input_token_len, config.max_seq_len - 1)
+    longest = config.rules.longest_input
     if prompt_tokens > longest:
         raise BadRequest(
             422,
@@ -145,7 +170,7 @@ def _parameters() -> str:
 
 def _limit(asked: Mapping[str, Any], config: ServiceConfig, prompt_tokens: int) -> tuple[int, str]:
     """Return (tokens, finish reason): min(max_tokens, maxIterTimes, maxSeqLen - input) (engine_model.md section 4)."""
-    most = min(config.max_iter_times, config.max_seq_len - prompt_tokens)
+    most = config.rules.output_limit(prompt_tokens, 1 << 31)
     wanted = asked.get("max_tokens", asked.get("max_completion_tokens"))
     if wanted is None:
         return (NATURAL_LENGTH, "stop") if most >= NATURAL_LENGTH else (most, "length")

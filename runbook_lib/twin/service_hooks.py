@@ -11,6 +11,7 @@ from runbook_lib.twin.container_runtime import runtime_of
 from runbook_lib.twin.hub import Hub, start_hub
 from runbook_lib.twin.images import write_image_tar
 from runbook_lib.twin.service_peers import Peers
+from runbook_lib.twin.weights_repo import build_repository
 
 if TYPE_CHECKING:
     from runbook_lib.twin.world import Node, World
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class _Parts:
-    hub: Hub
+    hub: Hub | None
     peers: Peers
 
 
@@ -39,7 +40,8 @@ async def stop(world: World) -> None:
     await runtime_of(world).close()
     if parts := _RUNNING.pop(world, None):
         await parts.peers.stop()
-        await parts.hub.close()
+        if parts.hub is not None:
+            await parts.hub.close()
 
 
 async def node_booted(world: World, node: Node) -> None:
@@ -51,6 +53,15 @@ async def node_booted(world: World, node: Node) -> None:
         if not path.exists():
             await asyncio.to_thread(write_image_tar, path, world.params.container.image)
         state["image_tar_placed"] = True
+    source = world.params.model.weights.source
+    if source.path is not None and node.name == world.params.master.name and world.params.twin is not None:
+        # the disk that somebody brought
+        await asyncio.to_thread(
+            build_repository,
+            node.path(source.path),
+            weights_format=world.params.model.format,
+            weights_bytes=world.params.twin.weights_bytes,
+        )
     await runtime_of(world).node_up(node)
 
 

@@ -5,21 +5,27 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import resource
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from runbook_lib.capacity.step_time import PS
 from runbook_lib.twin.service_api import BadRequest, Completion, parse_completion
-from runbook_lib.twin.service_engine import Engine, EngineConfig, Sequence
+from runbook_lib.twin.service_engine import EngineConfig, LiveEngine
 from runbook_lib.twin.service_metrics import Metrics
 from runbook_lib.twin.service_text import reasoning_length
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from runbook_lib.capacity.group import Request
+    from runbook_lib.capacity.rules import Rules
+
 _HEAD_LIMIT = 64 * 1024
 _BODY_LIMIT = 40 * 1024 * 1024  # maxRequestLength: 40 MB
-_QUEUE_FACTOR = 3  # more than 3 x maxLinkNum in flight are refused
+_CONNECTIONS_PER_LINK = 3  # served, and waiting for a link
+_OTHER_FILES = 100
 _REASONS = {
     200: "OK",
     400: "Bad Request",
@@ -39,14 +45,15 @@ class ServiceConfig:
     """What the service takes from config.json and its environment."""
 
     model: str
-    max_seq_len: int
-    max_input_token_len: int
-    max_iter_times: int
-    max_link_num: int
     engine: EngineConfig
     monitor: bool = False
     version: str = "2.0.T3.1"
     planes: Mapping[str, tuple[str, int]] = field(default_factory=dict)
+
+    @property
+    def rules(self) -> Rules:
+        """Lengths and limits."""
+        return self.engine.rules
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +72,7 @@ class Service:
         self.log = log
         self.healthy = True
         self.metrics = Metrics()
-        self.engine = Engine(config.engine)
-        self.in_flight = 0
-        self._slots = asyncio.Semaphore(config.max_link_num)
+        self.engine = LiveEngine(config.engine)
         self._started_s = time.monotonic()
         self._servers: list[asyncio.Server] = []
         self._tasks: set[asyncio.Task[None]] = set()
@@ -75,6 +80,7 @@ class Service:
 
     async def start(self) -> None:
         """Bind every plane's address (equal ones are merged) and start the engine. Raises OSError."""
+        _allow_files(_CONNECTIONS_PER_LINK * self.config.rules.max_link_num + _OTHER_FILES)
         by_socket: dict[tuple[str, int], set[str]] = {}
         for plane, place in self.config.planes.items():
             by_socket.setdefault(place, set()).add(plane)
@@ -144,50 +150,49 @@ class Service:
 
     def _models(self) -> dict[str, Any]:
         model = {"id": self.config.model, "object": "model", "owned_by": "MindIE Server", "created": int(time.time())}
-        return {"object": "list", "data": [model | {"max_model_len": self.config.max_seq_len}]}
+        return {"object": "list", "data": [model | {"max_model_len": self.config.rules.max_seq_len}]}
 
     def _management(self, path: str) -> tuple[int, bytes, str] | None:
         kind = "application/json"
         if path in {"/v2/health/live", "/v2/health/ready", "/health"} or path.startswith("/health/timed"):
             return (200 if self.healthy else 503), b"", kind
-        config, engine = self.config, self.config.engine
+        config, rules, state = self.config, self.config.rules, self.engine.engine
         if path == "/v1/config":
             facts: dict[str, Any] = {
                 "modelName": config.model,
-                "maxSeqLen": config.max_seq_len,
-                "maxInputTokenLen": config.max_input_token_len,
-                "maxIterTimes": config.max_iter_times,
-                "maxPrefillTokens": engine.prefill_budget,
-                "maxPrefillBatchSize": engine.max_prefill_batch,
-                "maxBatchSize": engine.max_batch,
-                "maxLinkNum": config.max_link_num,
-                "cacheBlockSize": engine.block_size,
+                "maxSeqLen": rules.max_seq_len,
+                "maxInputTokenLen": rules.max_input_token_len,
+                "maxIterTimes": rules.max_iter_times,
+                "maxPrefillTokens": rules.max_prefill_tokens,
+                "maxPrefillBatchSize": rules.max_prefill_batch_size,
+                "maxBatchSize": rules.max_batch_size,
+                "maxLinkNum": rules.max_link_num,
+                "cacheBlockSize": rules.block_size,
             }
         elif path in {"/v1/status", "/v2/status"}:
+            blocks = config.engine.blocks * state.dp
             facts = {
                 "service": {"roles": "none", "version": config.version},
-                "resource": {"availSlotsNum": engine.max_batch - len(self.engine.running)}
-                | {"availBlockNum": self.engine.free_blocks, "totalBlockNum": engine.blocks},
-                "requests": {"running": len(self.engine.running), "waiting": self._waiting()},
+                "resource": {"availSlotsNum": max(0, rules.max_batch_size * state.dp - state.running)}
+                | {"availBlockNum": state.free_blocks, "totalBlockNum": blocks},
+                "requests": {"running": state.running, "waiting": state.waiting},
                 "liveness": "healthy" if self.healthy else "unhealthy",
             }
         else:
             return None
         return 200, json.dumps(facts).encode(), kind
 
-    def _waiting(self) -> int:
-        return max(0, self.in_flight - len(self.engine.running))
-
     def _metrics_page(self, writer: asyncio.StreamWriter) -> None:
         if not self.config.monitor:
             _answer(writer, 500, b"Environment variable MIES_SERVICE_MONITOR_MODE is not set.", "text/plain")
             return
-        blocks = self.config.engine.blocks
+        state = self.engine.engine
+        blocks = self.config.engine.blocks * state.dp
         gauges: dict[str, float] = {
-            "num_requests_running": len(self.engine.running),
-            "num_requests_waiting": self._waiting(),
-            "npu_cache_usage_perc": (blocks - self.engine.free_blocks) / blocks,
-            "num_preemptions_total": self.engine.preemptions,
+            "num_requests_running": state.running,
+            "num_requests_waiting": state.waiting,
+            "npu_cache_usage_perc": (blocks - state.free_blocks) / blocks,
+            "num_preemptions_total": state.totals.preemptions,
         }
         up_s = (time.monotonic() - self._started_s) * self.config.engine.time_factor
         _answer(writer, 200, self.metrics.text(self.config.model, gauges, up_s).encode(), "text/plain; version=0.0.4")
@@ -202,84 +207,84 @@ class Service:
                 self.log(refused.log)
             _json(writer, refused.status, _error(refused.text, refused.kind))
             return
-        self.in_flight += 1
-        try:
-            async with self._slots:
-                await self._run(completion, writer)
-        finally:
-            self.in_flight -= 1
+        await self._run(completion, writer)
 
     def _admit(self, request: _Request) -> Completion:
         completion = parse_completion(request.body, self.config, chat=request.path.endswith("chat/completions"))
         if not self.healthy:
             raise BadRequest(503, "The service is unhealthy.", "unavailable")
-        if self.in_flight >= _QUEUE_FACTOR * self.config.max_link_num:
-            # the documentation says "refused"; the status code is an assumption
-            raise BadRequest(429, "The number of requests is more than 3 times maxLinkNum.", "overloaded")
         return completion
 
     async def _run(self, completion: Completion, writer: asyncio.StreamWriter) -> None:
         stream = _Stream(self, completion, writer)
+        request = self.engine.submit(completion.prompt_tokens, completion.limit, stream)
+        if request is None:
+            self.metrics.failed += 1
+            # the documentation says "refused"; the status code is an assumption
+            _json(writer, 429, _error("The number of requests is more than 3 times maxLinkNum.", "overloaded"))
+            return
         try:
-            self.engine.submit(stream.sequence)
             await stream.done
         finally:
-            self.engine.cancel(stream.sequence)
+            self.engine.cancel(request)
         if not stream.ok:
             self.metrics.failed += 1
             raise ConnectionResetError("the client went away")
-        self.metrics.succeeded += 1
+        self._count(completion, request)
+
+    def _count(self, completion: Completion, request: Request) -> None:
+        """Count a request that is done; its times are the engine's own."""
+        metrics = self.metrics
+        metrics.succeeded += 1
+        metrics.prompt_tokens += completion.prompt_tokens
+        metrics.generation_tokens += completion.limit
+        metrics.prompt_lengths.observe(completion.prompt_tokens)
+        metrics.output_lengths.observe(completion.limit)
+        metrics.ttft.observe((request.first - request.arrived) / PS)
+        metrics.e2e.observe((request.finished - request.arrived) / PS)
+        if completion.limit > 1:
+            metrics.tpot.observe((request.finished - request.first) / PS / (completion.limit - 1))
 
 
 class _Stream:
-    """One request under way: writes its pieces as the engine makes them."""
+    """One request under way: writes its pieces as the engine makes them, one write a token."""
+
+    __slots__ = ("completion", "done", "ok", "prefix", "reasoning", "sent", "service", "transport", "writer")
 
     def __init__(self, service: Service, completion: Completion, writer: asyncio.StreamWriter) -> None:
         self.service = service
         self.completion = completion
         self.writer = writer
+        self.transport = writer.transport
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.ok = False
-        self.sequence = Sequence(completion.prompt_tokens, completion.limit, self.token)
+        self.sent = 0
+        self.prefix = completion.prefix()
         self.reasoning = reasoning_length(completion.limit) if completion.chat else 0
-        self.started_s = service.engine.now_s()
-        self.first_s = 0.0
 
-    def token(self, index: int, last: bool) -> None:  # noqa: FBT001 - called by position for every token
-        if self.writer.is_closing():
+    def token(self) -> None:
+        if self.transport.is_closing():
             self._finish()
             return
-        if index == 0:
-            self.first_s = self.service.engine.now_s()
-            if self.completion.stream:
-                self.writer.write(_STREAM_HEAD)
-        if self.completion.stream:
-            self.writer.write(_chunk(self.completion.event(index, self.reasoning, last=last)))
+        index, completion = self.sent, self.completion
+        self.sent = index + 1
+        last = self.sent == completion.limit
+        if completion.stream:
+            data = completion.token_chunk(self.prefix, index, self.reasoning)
+            if index == 0:
+                data = _STREAM_HEAD + data
+            if last:
+                data += completion.end_chunks(self.prefix)
+            self.transport.write(data)
+        elif last:
+            _json(self.writer, 200, completion.whole(self.reasoning))
         if last:
-            if self.completion.stream:
-                tail = self.completion.usage_event() if self.completion.include_usage else b""
-                self.writer.write((_chunk(tail) if tail else b"") + _chunk(b"data: [DONE]\n\n") + b"0\r\n\r\n")
-            else:
-                _json(self.writer, 200, self.completion.whole(self.reasoning))
             self.ok = True
-            self._count()
             self._finish()
 
     def _finish(self) -> None:
         if not self.done.done():
             self.done.set_result(None)
-
-    def _count(self) -> None:
-        metrics, completion = self.service.metrics, self.completion
-        end_s = self.service.engine.now_s()
-        metrics.prompt_tokens += completion.prompt_tokens
-        metrics.generation_tokens += completion.limit
-        metrics.prompt_lengths.observe(completion.prompt_tokens)
-        metrics.output_lengths.observe(completion.limit)
-        metrics.ttft.observe(self.first_s - self.started_s)
-        metrics.e2e.observe(end_s - self.started_s)
-        if completion.limit > 1:
-            metrics.tpot.observe((end_s - self.first_s) / (completion.limit - 1))
 
 
 _STREAM_HEAD = (
@@ -288,8 +293,12 @@ _STREAM_HEAD = (
 )
 
 
-def _chunk(data: bytes) -> bytes:
-    return b"%x\r\n%b\r\n" % (len(data), data)
+def _allow_files(needed: int) -> None:
+    """Raise the soft limit of open files where the hard one allows it: each client holds one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < needed:
+        most = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 def _error(text: str, kind: str) -> dict[str, str]:

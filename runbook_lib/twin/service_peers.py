@@ -178,7 +178,7 @@ class Peers:
             raise TwinError(f"no process with pid {question['pid']} in {node.name}")
         self.running[found[0]] = Running(node.name, found[0], found[1], _born(found[0]))
         service_ip = self.world.params.host(node.name).service_ip
-        skew_s = float(self.world.state.get("clock", {}).get(node.name, {}).get("skew_s", 0.0))
+        skew_s = float(self.world.machine(node.name).get("skew_s", 0.0))
         return {
             "time_factor": self.world.time_factor,
             "skew_s": skew_s,

@@ -12,7 +12,7 @@ import pty
 import signal
 import struct
 import termios
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import asyncssh
 
@@ -20,6 +20,9 @@ from runbook_lib.errors import TwinError
 from runbook_lib.twin.sftp import NodeSftp
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from runbook_lib.params.models import Ssh
     from runbook_lib.twin.node import Node
 
 LOG = logging.getLogger(__name__)
@@ -46,7 +49,7 @@ class _Login(asyncssh.SSHServer):
             self.ssh.connections.discard(self.connection)
 
     def begin_auth(self, username: str) -> bool:
-        if self.connection is not None and username == self.ssh.user:
+        if self.connection is not None and username == self.ssh.user and not self.ssh.condition.get("login_refused"):
             self.connection.set_authorized_keys(self.client_key)
         return True  # other users meet a server without any key
 
@@ -56,13 +59,17 @@ class _Login(asyncssh.SSHServer):
 
 
 class NodeSsh:
-    """The SSH server of one node. Its host key is kept, so strict checking can stay on."""
+    """The SSH server of one node. Its host key is kept, so strict checking can stay on.
 
-    def __init__(self, node: Node, user: str, port: int, network: str) -> None:
+    condition: World.machine of the host, for `login_refused` and `slow_s` (real seconds before each command).
+    """
+
+    def __init__(self, node: Node, login: Ssh, network: str, condition: Mapping[str, Any]) -> None:
         self.node = node
-        self.user = user
-        self.port = port
+        self.user = login.user
+        self.port = login.port
         self.network = network
+        self.condition = condition
         self._acceptor: asyncssh.SSHAcceptor | None = None
         self.connections: set[asyncssh.SSHServerConnection] = set()
 
@@ -108,6 +115,7 @@ class NodeSsh:
         if process.subsystem:
             process.exit(127)
             return
+        await asyncio.sleep(float(self.condition.get("slow_s", 0.0)))
         command = ["bash", "-c", process.command] if process.command is not None else ["bash", "-l"]
         try:
             if process.term_type is not None:

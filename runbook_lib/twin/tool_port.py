@@ -2,6 +2,7 @@
 
 Every message is a list of NUL-ended fields; the first says what it is:
   tool   token node container pid cwd argc argv... env... ""   -> `reply code err-length out-length` NL err out
+                                                               (`text` in place of `reply`: short, without NUL)
                                                                or `exec 0 0 0` NL argv NUL-ended
   ask    token node json                                       -> JSON
   admin  token json                                            -> JSON
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 LOG = logging.getLogger(__name__)
 _MAX_FIELD = 4 << 20
 _MAX_ARGUMENTS = 10_000
+_SHORT = 1500  # bytes that the shim's shell reads by itself, one system call each
 
 
 class ToolPort:
@@ -144,7 +146,8 @@ def _frame(reply: Reply) -> bytes:
     if reply.exec_argv is not None:
         return b"exec 0 0 0\n" + b"".join(_bytes(word) + b"\0" for word in reply.exec_argv)
     out, err = _bytes(reply.out), _bytes(reply.err)
-    return f"reply {reply.code & 255} {len(err)} {len(out)}\n".encode() + err + out
+    short = len(out) + len(err) <= _SHORT and 0 not in out and 0 not in err
+    return f"{'text' if short else 'reply'} {reply.code & 255} {len(err)} {len(out)}\n".encode() + err + out
 
 
 def _bytes(text: str | bytes) -> bytes:

@@ -40,6 +40,7 @@ class World:
             host.name: Node(host.name, host.address, root / "nodes" / host.name) for host in params.cluster.hosts
         }
         self.answers: dict[str, Answer] = {}
+        self.reboot: Callable[[str], None] | None = None  # set by the resident process: reboots a host by itself
         self.hbm: dict[tuple[str, int], dict[int, int]] = {}
         self.fabric = Fabric(self)
 
@@ -71,6 +72,11 @@ class World:
         per_node: dict[str, Any] = self.state.setdefault(tool, {}).setdefault(node, {})
         return per_node
 
+    def machine(self, node: str) -> dict[str, Any]:
+        """Return the persisted condition of a server: what is not as hardware.py says. Keys: see faults.yaml."""
+        condition: dict[str, Any] = self.state.setdefault("machine", {}).setdefault(node, {})
+        return condition
+
     async def sleep(self, seconds: float) -> None:
         """Let `seconds` emulated seconds pass."""
         await asyncio.sleep(seconds / self.time_factor)
@@ -81,7 +87,7 @@ class World:
 
     def emulated_now(self, node: str = "") -> datetime:
         """Return the date and time that a host shows: the real one, plus that host's clock fault."""
-        skew_s = float(self.state.get("clock", {}).get(node, {}).get("skew_s", 0.0))
+        skew_s = float(self.machine(node).get("skew_s", 0.0)) if node else 0.0
         return datetime.fromtimestamp(time.time() + skew_s, tz=UTC)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from runbook_lib.runs.session import interactive, operator
+from runbook_lib.runs.who import interactive, operator
 from runbook_lib.ui.panel import Panel
 
 if TYPE_CHECKING:

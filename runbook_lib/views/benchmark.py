@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
-from runbook_lib.views.figures import latency_figure, throughput_figure
+from runbook_lib.views.figures import distribution_figure, latency_figure, length_heatmap, throughput_figure
 from runbook_lib.views.html import embed, render
 from runbook_lib.views.points import point_views
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
 _DIGITS = 3
 
@@ -27,23 +27,48 @@ def number(value: float) -> str:
     return f"{value:,.{digits}f}"
 
 
-def benchmark_html(points: Iterable[object], conclusion: object, *, scaled_down: bool, figures: bool = True) -> str:
-    """Return conclusion, table and figures of a sweep.
+def percent(value: float | None) -> str:
+    """Spell a change in per cent, with its sign."""
+    return "–" if value is None or not math.isfinite(value) else f"{100 * value:+.1f} %"  # noqa: RUF001 - as above
+
+
+def benchmark_html(
+    points: Iterable[object],
+    conclusion: object,
+    *,
+    scaled_down: bool,
+    figures: bool = True,
+    answers: Mapping[str, Any] | None = None,
+) -> str:
+    """Return conclusion, table, figures and comparisons of one or several sweeps.
 
     conclusion: a sentence, or an object with `concurrency` (None when it cannot be told) and `reason`
+    answers: what binds, the spread of repeats, the comparisons, as load.answers and runs.measure give them
     """
     points = list(points)
+    said = answers or {}
+    pairs = {(view.input_tokens, view.output_tokens) for view in point_views(points)}
     known = isinstance(conclusion, str) or getattr(conclusion, "concurrency", None) is not None
-    pictures = [throughput_figure, latency_figure] if figures else []
+    pictures: list[str] = []
+    if figures:
+        if len(pairs) <= 1:  # curves over concurrency need one pair of lengths
+            pictures += [draw(points, scaled_down=scaled_down) for draw in (throughput_figure, latency_figure)]
+            if any(view.percentiles for view in point_views(points)):
+                pictures.append(distribution_figure(points, scaled_down=scaled_down))
+        pictures += [text for text in [length_heatmap(points)] if text]
     return embed(
         render(
             "benchmark.html.j2",
             points=point_views(points),
             number=number,
+            percent=percent,
             conclusion=conclusion if isinstance(conclusion, str) else getattr(conclusion, "reason", ""),
             recommended=None if isinstance(conclusion, str) else getattr(conclusion, "concurrency", None),
             known=known,
             scaled_down=scaled_down,
-            figures=[Markup(draw(points, scaled_down=scaled_down)) for draw in pictures],  # noqa: S704 - our own SVG
+            sweeps=said.get("sweeps", []),
+            repeated=[level for level in said.get("levels", []) if level["repeats"] > 1],
+            comparisons=[each for each in said.get("comparisons", []) if each["differences"]],
+            figures=[Markup(picture) for picture in pictures],  # noqa: S704 - our own SVG
         )
     )

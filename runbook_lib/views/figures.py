@@ -36,6 +36,8 @@ _INK = "#0a0b0c"
 _GRID = "#8a94a0"
 # Readable on white and on dark paper, and apart for colour-blind eyes (blue, orange, teal); shapes differ too.
 _BLUE, _ORANGE, _TEAL, _GREY = "#2f7fd1", "#d9730d", "#2a9d8f", "#8a94a0"
+_CURVES = (_BLUE, _ORANGE, _TEAL, "#8e5bb5", "#b5485b", _GREY)
+_MOST_CURVES = len(_CURVES)
 _WIDTH_IN, _HEIGHT_IN = 8.4, 4.4
 
 
@@ -119,6 +121,69 @@ def latency_figure(points: Iterable[object], *, scaled_down: bool = False) -> st
     _line(axes, views, lambda view: view.ttft_p90 / 1000, "first token, p90 (left)", (_GREY, "v"))
     _line(right, views, lambda view: view.tpot_mean, "decode per token, mean (right)", (_ORANGE, "s"))
     return _finish(figure, [axes, right], views, scaled_down=scaled_down, name="latency over concurrency")
+
+
+def distribution_figure(points: Iterable[object], *, scaled_down: bool = False) -> str:
+    """Return, for a few levels, which share of the requests had their first token, and of the gaps passed, by when."""
+    views = [view for view in point_views(points) if view.ok and view.percentiles]
+    figure = Figure(figsize=(_WIDTH_IN, _HEIGHT_IN), layout="constrained")
+    FigureCanvasSVG(figure)
+    figure.patch.set_alpha(0)
+    both = figure.subplots(1, 2, sharey=True)
+    step = max(1, -(-len(views) // _MOST_CURVES))
+    shown = [view for index, view in enumerate(reversed(views)) if index % step == 0][::-1]
+    for axes, name, scale, label in zip(
+        both, ("ttft_ms", "itl_ms"), (1000.0, 1.0), ("time to first token, s", "gap between chunks, ms"), strict=True
+    ):
+        axes.patch.set_alpha(0)
+        axes.set_xlabel(label, color=_INK)
+        _quiet(axes)
+        axes.grid(visible=True, color=_GRID, alpha=0.25, linewidth=0.7)
+        for index, view in enumerate(shown):
+            values = view.percentiles.get(name, [])
+            axes.plot([value / scale for value in values], range(len(values)), color=_CURVES[index % len(_CURVES)],
+                      linewidth=1.5, label=str(view.concurrency))  # fmt: skip
+    both[0].set_ylabel("per cent of all", color=_INK)
+    title = "Distributions" + (" (scaled down: shape, not size)" if scaled_down else "")
+    both[0].set_title(title, color=_INK, fontsize=11, loc="left")
+    if shown:
+        figure.legend(*both[0].get_legend_handles_labels(), title="concurrent requests", loc="outside lower center",
+                      ncols=len(shown), frameon=False, labelcolor=_INK, fontsize=9)  # fmt: skip
+    else:
+        both[0].text(0.5, 0.5, "no distribution recorded", color=_INK, ha="center", transform=both[0].transAxes)
+    return svg(figure, "distributions of first-token time and gaps")
+
+
+def length_heatmap(points: Iterable[object]) -> str:
+    """Return the best throughput of each pair of lengths; "" when there is only one pair."""
+    best: dict[tuple[int, int], float] = {}
+    for view in point_views(points):
+        pair = (view.input_tokens, view.output_tokens)
+        if view.ok and math.isfinite(view.output_tokens_per_s):
+            best[pair] = max(best.get(pair, 0.0), view.output_tokens_per_s)
+    inputs, outputs = (sorted({pair[side] for pair in best}) for side in (0, 1))
+    if len(best) < 2:  # noqa: PLR2004 - a map of one cell is a number
+        return ""
+    size = (2.2 + 0.9 * len(inputs), 1.6 + 0.45 * len(outputs))
+    figure = Figure(figsize=size, layout="constrained")
+    FigureCanvasSVG(figure)
+    figure.patch.set_alpha(0)
+    axes = figure.add_subplot()
+    axes.pcolormesh([[best.get((x, y), math.nan) for x in inputs] for y in outputs], cmap="Blues", alpha=0.55,
+                    vmin=0, edgecolors=_GRID, linewidth=0.5)  # fmt: skip
+    for column, x in enumerate(inputs):
+        for row, y in enumerate(outputs):
+            text = f"{best[x, y]:.0f}" if (x, y) in best else "."
+            axes.text(column + 0.5, row + 0.5, text, ha="center", va="center", fontsize=9, color=_INK)
+    axes.set_xticks([i + 0.5 for i in range(len(inputs))], [str(x) for x in inputs])
+    axes.set_yticks([i + 0.5 for i in range(len(outputs))], [str(y) for y in outputs])
+    axes.set_xlabel("input tokens", color=_INK)
+    axes.set_ylabel("output tokens", color=_INK)
+    axes.set_title("Best output tokens/s", color=_INK, fontsize=11, loc="left")
+    axes.tick_params(colors=_INK, labelsize=9, length=0)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    return svg(figure, "best throughput over lengths")
 
 
 def verdict_heatmap(findings: Iterable[Finding]) -> str:

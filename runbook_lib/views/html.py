@@ -74,6 +74,12 @@ def render(template: str, **values: Any) -> Markup:  # noqa: ANN401 - whatever t
     return Markup(_ENVIRONMENT.get_template(template).render(**values))  # noqa: S704 - the environment escapes
 
 
+def compile_templates() -> None:
+    """Compile every template now, so that forks of this process have them."""
+    for name in _ENVIRONMENT.list_templates(extensions=["j2"]):
+        _ENVIRONMENT.get_template(name)
+
+
 def embed(body: Markup | str) -> str:
     """Return a fragment with its own style, for a notebook output. A plain str is escaped, Markup is kept."""
     return f'{STYLE_TAG}<div class="rb">\n{escape(body)}</div>\n'

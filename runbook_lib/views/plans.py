@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
 import shlex
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from runbook_lib.views.style import Language
 
     Action = Command | Upload | Job
+
+_SHOWN_LINES, _SHOWN_COLUMNS = 200, 400  # a file of the service is shown whole, a pushed program is not
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,11 +43,23 @@ def show_action(action: Action, before: str | None = None) -> Shown:
             return Shown(shlex.join(action.argv), f"detached job {action.name}, {end}")
         case Upload():
             note = f"upload, mode {action.mode:04o}" + (f", owner {action.owner}" if action.owner else "")
+            if action.secret:
+                return Shown(action.path, f"{note}, a secret that no record holds: {action.secret}")
             if before is None:
-                return Shown(action.path, note, content=action.content)
+                return Shown(action.path, note, content=_bounded(action.content))
             names = (f"{action.path} (before)", f"{action.path} (after)")
             diff = difflib.unified_diff(before.splitlines(), action.content.splitlines(), *names, lineterm="")
             return Shown(action.path, note, diff=tuple(diff))
+
+
+def _bounded(content: str) -> str:
+    """Return a file's content as far as a reader wants it; the record holds all of it."""
+    lines = content.splitlines()
+    shown = [line if len(line) <= _SHOWN_COLUMNS else f"{line[:_SHOWN_COLUMNS]} ..." for line in lines[:_SHOWN_LINES]]
+    if shown == lines:
+        return content
+    digest = hashlib.sha256(content.encode()).hexdigest()
+    return "\n".join([*shown, f"... {len(content)} characters in all, sha256 {digest}"])
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -22,10 +22,16 @@ def _number(holder: object, *path: str) -> float:
     return float(holder) if isinstance(holder, int | float) else math.nan
 
 
+def _whole(holder: object, name: str) -> int:
+    value = _number(holder, name)
+    return int(value) if math.isfinite(value) else 0
+
+
 @dataclass(frozen=True, slots=True)
 class PointView:
     """The shown numbers of one point; nan where the point does not have one. Times in ms.
 
+    lpct: first-token time / input tokens; lateness: the client's own; percentiles: 0 to 100 of ttft_ms, itl_ms, tpot_ms
     per_client: throughput / concurrency, so waiting counts; generation: 1 / mean time per token after the first
     """
 
@@ -43,6 +49,13 @@ class PointView:
     in_flight: float
     ok: bool
     reason: str
+    input_tokens: int = 0
+    output_tokens: int = 0
+    e2e_mean: float = math.nan
+    lpct_mean: float = math.nan
+    goodput_share: float = math.nan
+    lateness_p99: float = math.nan
+    percentiles: Mapping[str, list[float]] = field(default_factory=dict)
 
 
 def point_views(points: Iterable[object]) -> list[PointView]:
@@ -67,6 +80,13 @@ def point_views(points: Iterable[object]) -> list[PointView]:
                 in_flight=_number(point, "mean_in_flight"),
                 ok=ok,
                 reason=reason or ("" if ok else "the point does not say why"),
+                input_tokens=_whole(point, "asked_input_tokens"),
+                output_tokens=_whole(point, "asked_output_tokens"),
+                e2e_mean=_number(point, "e2e_ms", "mean"),
+                lpct_mean=_number(point, "lpct_ms", "mean"),
+                goodput_share=_number(point, "goodput_share"),
+                lateness_p99=_number(point, "client_lateness_ms", "p99"),
+                percentiles=_get(point, "percentiles") or {},
             )
         )
-    return sorted(views, key=lambda view: view.concurrency)
+    return sorted(views, key=lambda view: (view.input_tokens, view.output_tokens, view.concurrency))

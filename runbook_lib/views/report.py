@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,25 @@ if TYPE_CHECKING:
 
 # A network stage has eight cards per host: a grid tells more than a list from there on.
 _GRID_FROM = 8
+_COMMAND_CHARACTERS = 300  # the events hold them in full
+
+
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """One command that ran on a host."""
+
+    host: str
+    argv: Sequence[str]
+    code: int | None
+    seconds: float | None
+
+    @property
+    def line(self) -> str:
+        """The command in one line, with its time and exit code."""
+        words = shlex.join(self.argv).replace("\n", " ")
+        shown = words if len(words) <= _COMMAND_CHARACTERS else f"{words[:_COMMAND_CHARACTERS]}..."
+        code = "?" if self.code is None else str(self.code)
+        return f"{self.host}  {duration(self.seconds):>8}  [{code}]  {shown}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +48,7 @@ class StageSummary:
     change_states: what became of each change of the plan, in its order; empty when nothing was applied
     notebook_href: relative address of the executed notebook, "" for none
     figures: SVG texts from views.figures
+    ran: every command that ran, reads included, in order; `seconds` None and `code` None when it did not end
     """
 
     name: str
@@ -40,6 +61,7 @@ class StageSummary:
     notebook_href: str = ""
     figures: Sequence[str] = ()
     note: str = ""
+    ran: Sequence[Ran] = ()
 
     @property
     def shown_verdict(self) -> Verdict:
@@ -108,6 +130,9 @@ class _Shown:
     grid: Markup | None
     plan: Markup | None
     commands: str
+    ran: str
+    ran_count: int
+    ran_seconds: float
     problems: int
     href: str
     figures: tuple[Markup, ...]
@@ -123,6 +148,9 @@ def _stage(stage: StageSummary, language: Language) -> _Shown:
         grid=inner(verdict_grid_html(stage.own, language)) if has_grid else None,
         plan=inner(plan_html(stage.plan, stage.change_states, language)) if stage.plan else None,
         commands="\n".join(f"# {host or '-'}\n{line}" for host, line in commands),
+        ran="\n".join(each.line for each in stage.ran),
+        ran_count=len(stage.ran),
+        ran_seconds=sum(each.seconds or 0.0 for each in stage.ran),
         problems=sum(finding.verdict not in {Verdict.OK, Verdict.SKIPPED} for finding in stage.own),
         href=_relative(stage.notebook_href),
         figures=tuple(Markup(figure) for figure in stage.figures),  # noqa: S704 - SVG from views.figures

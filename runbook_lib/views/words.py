@@ -27,6 +27,7 @@ _WORDS = {
     "check": ("check", "检查项"),
     "cluster": ("cluster", "集群"),
     "commands": ("commands", "命令"),
+    "commands_that_ran": ("commands that ran", "已执行的命令"),
     "content": ("content, lines", "内容，行数"),
     "destroys": ("cannot be undone", "不可撤销"),
     "digest": ("digest", "摘要"),

@@ -219,7 +219,7 @@ def test_conf_file() -> None:
         "# c\naddress_0=10.20.0.1\nnetmask_0=255.255.255.0\naddress_7=10.20.0.8\nudhcpc_enable=0\n"
         "route_address_10.1.0.0_netmask_255=x\ngarbage\naddress_0=10.20.0.2\n"
     )
-    assert conf.cards == {0: {"address": "10.20.0.2", "netmask": "255.255.255.0"}, 7: {"address": "10.20.0.8"}}
+    assert conf.cards == {0: {"netmask": "255.255.255.0"}, 7: {"address": "10.20.0.8"}}  # address_0 is said twice
     assert "udhcpc_enable" in conf.other
     assert conf.bad_lines == ("garbage", "address_0=10.20.0.2")
 
@@ -266,3 +266,38 @@ def test_no_input_raises_and_a_value_needs_the_state_set(
 @pytest.mark.parametrize("cut", range(len("ipaddr:10.20.0.1\nnetmask:255.255.255.0\n") - 14))
 def test_a_cut_ip_answer_is_never_a_value(cut: int) -> None:
     assert hccn.parse_ip(good("ipaddr:10.20.0.1\nnetmask:255.255.255.0\n"[:cut])).value is None
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        ("Get invalid major cmd.", "refused"),
+        ("Get unknown option!", "refused"),
+        ("The ip address you configured is invalid!", "refused"),
+        ("The ip address configured is conflicted!", "refused"),
+        ("The total count of input parameters is wrong!", "refused"),
+        ("The segment of configured gateway doesn't match that of the configured ip adress!", "refused"),
+        ("Unable to configure gateway, because ip is not configured!", "refused"),
+        ("Route already exist in routing table!", "refused"),
+        ("Get invalid device id.", "no-device"),
+        ("Invalid card id.", "no-device"),
+        ("Control link unreachable.", "unreachable"),
+        ("Get device health status failed!", "failed"),
+        ("Command execute failed!", "failed"),
+        ("Failed to execute npu-smi info. ret is -1.", "failed"),
+        ("Roce perftest is doing, please try later.", "failed"),
+        ("Recovery failed. Check '/var/log/hccn_tool/hccn_config.log' for details.", "failed"),
+        ("The hccn.conf has no enough space to save user configurations.", "failed"),
+        ("Parsing configurations from config file failed, pls check the config file.", "failed"),
+        (
+            "The hccn.conf can't access, cmd execute failed! pls check the conf file or cmd run permission.",
+            "permission",
+        ),
+        ("sudo: a password is required", "permission"),
+        ("-bash: /usr/local/Ascend/driver/tools/hccn_tool: No such file or directory", "not-installed"),
+        ("Cannot connect to the Docker daemon at unix:///x. Is the docker daemon running?", "daemon-down"),
+    ],
+)
+def test_refusals_are_known_by_their_words(words: str, reason: str) -> None:
+    reading = hccn.parse_mtu(good(f"{words}\n"))
+    assert (reading.state, reading.reason, reading.message) == ("error", reason, words)

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runbook_lib.ascend import mindie_config as mc
+from runbook_lib.ascend.mindie_rules import dead_end
 
 SETTINGS = mc.ServiceSettings(
     ip_address="10.0.0.1", model_name="deepseek-r1", weights_path="/data/w", card_ids=tuple(range(8)), world_size=8,
@@ -117,21 +118,37 @@ def test_links_may_be_more_in_newer_images() -> None:
 
 
 def test_the_dead_end_is_an_error_in_old_images_only() -> None:
-    tight = replace(SETTINGS, max_prefill_tokens=2048)
-    old = mc.problems(mc.render(mc.default_config("1.0"), tight))
+    tight = mc.render(mc.default_config("1.0"), replace(SETTINGS, max_prefill_tokens=2048))
+    old = list(dead_end(tight, larger_budget=False))
     assert [problem.key for problem in old] == [f"{SCHEDULE}.maxPrefillTokens"]
     assert "9999" in old[0].expected
-    assert mc.problems(mc.render(mc.default_config("2.x"), tight)) == []
-    exact = replace(SETTINGS, max_prefill_tokens=9999)
-    assert mc.problems(mc.render(mc.default_config("1.0"), exact)) == []
-    assert mc.problems(mc.render(mc.default_config("1.0"), replace(SETTINGS, max_prefill_tokens=9998)))
+    assert list(dead_end(tight, larger_budget=True)) == []
+    exact = mc.render(mc.default_config("1.0"), replace(SETTINGS, max_prefill_tokens=9999))
+    assert list(dead_end(exact, larger_budget=False)) == []
+    short = mc.render(mc.default_config("1.0"), replace(SETTINGS, max_prefill_tokens=9998))
+    assert list(dead_end(short, larger_budget=False))
 
 
-def test_an_unrecognised_file_gets_the_stricter_rule() -> None:
-    tight = mc.render(mc.default_config("1.0"), replace(SETTINGS, max_prefill_tokens=2048))
-    del tight["LogConfig"], tight["ServerConfig"]["kmcKsfMaster"]
-    assert mc.detect_schema(tight) is None
-    assert [problem.key for problem in mc.problems(tight)] == [f"{SCHEDULE}.maxPrefillTokens"]
+def test_nobody_who_always_finds_room_comes_back() -> None:
+    """With blocks for maxBatchSize sequences of full length there is no preemption, hence no dead end."""
+    tight = mc.render(mc.default_config("1.0"), replace(SETTINGS, max_prefill_tokens=2048, max_batch_size=8))
+    assert list(dead_end(tight, larger_budget=False, blocks=8 * 79)) == []
+    assert list(dead_end(tight, larger_budget=False, blocks=8 * 79 - 1))
+
+
+def test_a_file_of_no_known_generation_is_judged_too() -> None:
+    config = mc.render(mc.default_config("1.0"), SETTINGS)
+    del config["LogConfig"], config["ServerConfig"]["kmcKsfMaster"]
+    assert mc.detect_schema(config) is None
+    assert mc.problems(config) == []
+
+
+def test_https_needs_its_certificates_and_their_keys() -> None:
+    config = mc.render(mc.default_config("1.0"), replace(SETTINGS, https=True))
+    assert [problem.key for problem in mc.problems(config)] == ["ServerConfig.httpsEnabled"]
+    assert mc.problems(config, certificates=True) == []
+    config["ServerConfig"]["tlsPk"] = ""
+    assert [problem.key for problem in mc.problems(config, certificates=True)] == ["ServerConfig.tlsPk"]
 
 
 def test_swapping_needs_cpu_memory() -> None:

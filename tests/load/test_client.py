@@ -21,6 +21,7 @@ from runbook_lib.load.client import Client, Progress
 from runbook_lib.load.prompts import Requests
 from runbook_lib.load.spec import PointSpec
 from runbook_lib.load.worker import measure
+from runbook_lib.load.workload import make_workload
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -92,7 +93,8 @@ def test_events_are_counted_however_they_arrive(serve: Serve, manner: str) -> No
     spec = spec_for(mock.url)
     with Client(spec) as client:
         client.open()
-        records = client.run(Requests(spec, output_tokens=5, nonce=1), 6).records
+        work = make_workload(spec, 1)
+        records = client.run(Requests(spec, work, nonce=1), work).records
     assert [record.error for record in records] == [""] * 6
     assert [len(record.events) for record in records] == [5] * 6
     assert mock.connections == (6 if manner == "close" else 3)

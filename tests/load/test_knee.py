@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from runbook_lib.load.knee import knee
+from runbook_lib.load.measures import Stats
 from runbook_lib.load.point import Point
 
 _BASE = Point(
@@ -31,11 +32,19 @@ def test_a_hard_limit() -> None:
     assert result.concurrency == 8
     assert "80.0 tokens/s" in result.reason
     assert "+0 %" in result.reason
+    assert result.saturates_at == 8
 
 
-def test_a_soft_curve() -> None:
-    """T = C / (1 + C / 16): elasticity is one half at C = 16."""
-    assert knee(_points({level: level / (1 + level / 16) for level in (1, 2, 4, 8, 16, 32, 64)})).concurrency == 16
+def test_the_published_curve() -> None:
+    """It saturates near 400; more is recommended as long as the first token comes at most twice as late."""
+    levels = (100, 300, 400, 500, 600, 800)
+    rates = dict(zip(levels, (828.0, 1181.0, 1269.0, 1240.0, 1212.0, 1205.0), strict=True))
+    firsts = dict(zip(levels, (4.3, 9.39, 12.75, 21.0, 32.94, 72.5), strict=True))
+    points = [replace(point, ttft_ms=Stats(1000 * firsts[point.concurrency], 0, 0, 0)) for point in _points(rates)]
+    result = knee(points)
+    assert (result.saturates_at, result.concurrency) == (400, 500)
+    assert "600 clients change throughput by -2 %" in result.reason
+    assert knee([point for point in points if point.concurrency != 500]).concurrency == 400
 
 
 def test_an_unsaturated_curve_has_none() -> None:
@@ -67,10 +76,10 @@ def test_points_that_are_not_ok_do_not_count() -> None:
     far = knee(_points(curve, failed=(32,)))
     assert far.concurrency == 4
     assert "left out: 32" in far.reason
-    near = knee(_points(curve, failed=(8,)))
+    near = knee(_points(curve, failed=(4,)))
     assert near.concurrency is None
-    assert "8 beside it" in near.reason
-    assert knee(_points(curve, failed=(8, 16, 32))).concurrency is None
+    assert "4 before it" in near.reason
+    assert knee(_points(curve, failed=(4, 8, 16, 32))).concurrency is None
 
 
 def test_a_level_twice_is_refused() -> None:

@@ -52,7 +52,7 @@ def test_nothing_gives_nothing() -> None:
 
 def test_percentiles() -> None:
     """Linear between the ranks."""
-    assert measures.stats(np.arange(101.0)) == measures.Stats(50, 50, 90, 99)
+    assert measures.stats(np.arange(101.0)) == measures.Stats(50, 50, 90, 99, float(np.std(np.arange(101.0))), 100)
 
 
 def test_concurrency_by_hand() -> None:
@@ -94,7 +94,7 @@ def test_a_good_point() -> None:
     assert point.generation_tokens_per_s_per_client == pytest.approx(100)
     assert (point.delivered, point.delivered_basis, point.mean_in_flight) == (2, "steady", 2)
     assert Point.from_json(json.loads(json.dumps(point.to_json()))) == point
-    assert set(point.to_json()["ttft_ms"]) == {"mean", "p50", "p90", "p99"}
+    assert set(point.to_json()["ttft_ms"]) >= {"mean", "p50", "p90", "p99"}
 
 
 def test_too_few_waves_say_so() -> None:
@@ -109,7 +109,7 @@ def test_too_few_waves_say_so() -> None:
         ([*_good()[:-1], _record(60, [], 70, error="cut", detail="gone")], _spec(2, 6), 0.1, "1 x cut (gone)"),
         (_good()[:-1], _spec(2, 6), 0.1, "5 of 6 requests were sent"),
         (_good(concurrency=1, waves=6), _spec(2, 6), 0.1, "never in flight together"),
-        (_good(), _spec(2, 6), 7.0, "7.0 ms late at p99"),
+        (_good(), _spec(2, 6), 27.0, "27.0 ms late at p99"),
         ([], _spec(2, 6), 0.1, "no request succeeded"),
         ([*_good()[:-1], _record(60, [], 0)], _spec(2, 6), 0.1, "1 of 6 requests failed"),
     ],

@@ -1,9 +1,8 @@
-"""The load process: result, failures, death of the caller; the sweep and the command line on top of it."""
+"""The load process: result, failures, death of the caller; several processes for one load."""
 
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import signal
 import subprocess
@@ -14,16 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from runbook_lib.errors import LoadError, UsageError
-from runbook_lib.load.__main__ import main
+from runbook_lib.errors import LoadError
 from runbook_lib.load.process import run_point
 from runbook_lib.load.spec import PointSpec
-from runbook_lib.load.sweep import level_spec, run_sweep
 
 if TYPE_CHECKING:
     from runbook_lib.load.client import Progress
     from runbook_lib.load.point import Point
-    from tests.load.conftest import Mock, Serve
+    from tests.load.conftest import Serve
 
 
 def _spec(url: str, **changes: Any) -> PointSpec:
@@ -71,6 +68,24 @@ def test_a_child_that_dies_is_told(serve: Serve) -> None:
         run_point(_spec(serve().url, seed="no number"))
 
 
+def test_two_processes_share_one_load(serve: Serve) -> None:
+    """They begin together; the point is computed from the raw times of both, and no prompt occurs twice."""
+    mock = serve(ttft_s=0.1)
+    point = run_point(_spec(mock.url, concurrency=5, requests=11, warmup_requests=5, processes=2))
+    assert point.ok, point.reason
+    assert (point.requests, point.succeeded, point.processes) == (11, 11, 2)
+    assert mock.most_running == 5
+    assert len(set(mock.prompts)) == len(mock.prompts) == 16
+
+
+def test_a_failure_of_one_part_is_told() -> None:
+    """And stops the others."""
+    before = _children()
+    with pytest.raises(LoadError, match="cannot be resolved"):
+        run_point(_spec("http://no-such-host.invalid", processes=2))
+    assert _children() <= before
+
+
 def test_a_callback_that_raises_stops_the_child(serve: Serve) -> None:
     """As an interrupt does."""
     before = _children()
@@ -111,51 +126,3 @@ def _wait_until(condition: Any) -> None:
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.02)
-
-
-def test_a_sweep_warms_up_as_wide_as_each_point(serve: Serve) -> None:
-    """Two requests per client at every level, plus one each before."""
-    mock = serve()
-    seen: list[Point] = []
-    points = run_sweep(_spec(mock.url), [1, 3], seen.append)
-    assert points == seen
-    assert [(point.concurrency, point.requests, point.ok) for point in points] == [(1, 2, True), (3, 6, True)]
-    assert len(mock.bodies) == (1 + 2) + (3 + 6)
-
-
-def test_levels_keep_the_requests_per_client() -> None:
-    """And each level its own raw file."""
-    spec = level_spec(_spec("http://h", raw_file="raw", seed=5), 7)
-    assert spec.seed != level_spec(_spec("http://h", seed=5), 8).seed
-    assert (spec.concurrency, spec.requests, spec.warmup_requests, spec.raw_file) == (7, 14, 7, "raw.c7")
-
-
-@pytest.mark.parametrize("levels", [[], [2, 2], [0]])
-def test_bad_levels_are_refused_before_the_first_load(levels: list[int]) -> None:
-    """Nothing is sent."""
-    with pytest.raises(UsageError):
-        run_sweep(_spec("http://127.0.0.1:1"), levels)
-
-
-def _arguments(mock: Mock, *more: str) -> list[str]:
-    return [
-        "--url", mock.url, "--model", "m", "--concurrency", "2", "--requests", "4", "--input-tokens", "16",
-        "--output-tokens", "3", "--max-lateness-ms", "1e6", *more,
-    ]  # fmt: skip
-
-
-def test_the_command_line_prints_one_object(serve: Serve, capsys: pytest.CaptureFixture[str]) -> None:
-    """A service that fails gives exit 1 and says why, with the next command."""
-    code = main(_arguments(serve(manner="http_500"), "--json"))
-    out = json.loads(capsys.readouterr().out)
-    assert (code, out["ok"]) == (1, False)
-    assert "4 x http_500" in out["failures"][0]["message"]
-    assert out["failures"][0]["next"].endswith("/v1/models")
-    assert out["points"][0]["errors"] == {"http_500": 4}
-
-
-def test_bad_usage_is_two(serve: Serve, capsys: pytest.CaptureFixture[str]) -> None:
-    """Also on stdout, as an object."""
-    assert main(_arguments(serve(), "--api-key-env", "NO_SUCH_VARIABLE")) == 2
-    assert json.loads(capsys.readouterr().out)["ok"] is False
-    assert main([*_arguments(serve()), "--requests", "1"]) == 2

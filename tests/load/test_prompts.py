@@ -9,6 +9,11 @@ import pytest
 from runbook_lib.errors import UsageError
 from runbook_lib.load.prompts import WORDS, Requests, endpoint, own_words
 from runbook_lib.load.spec import PointSpec
+from runbook_lib.load.workload import make_workload
+
+
+def _requests(spec: PointSpec, nonce: int) -> Requests:
+    return Requests(spec, make_workload(spec, 1), nonce=nonce)
 
 
 def _spec(input_tokens: int = 100) -> PointSpec:
@@ -22,7 +27,7 @@ def test_words_are_distinct() -> None:
 
 def test_a_request_is_whole() -> None:
     """The length is right, the body is JSON, the prompt has about the asked number of tokens."""
-    head, _, body = Requests(_spec(), output_tokens=7, nonce=3).build(0).partition(b"\r\n\r\n")
+    head, _, body = _requests(_spec(), 3).build(0).partition(b"\r\n\r\n")
     assert f"Content-Length: {len(body)}".encode() in head
     assert head.startswith(b"POST /v1/chat/completions HTTP/1.1\r\nHost: h:1\r\n")
     value = json.loads(body)
@@ -37,7 +42,7 @@ def test_no_two_prompts_begin_alike(tokens: int) -> None:
     spec = _spec(tokens)
     bodies = [
         json.loads(requests.build(index).partition(b"\r\n\r\n")[2])["messages"][0]["content"]
-        for requests in (Requests(spec, output_tokens=1, nonce=5), Requests(spec, output_tokens=1, nonce=1 << 31))
+        for requests in (_requests(spec, 5), _requests(spec, 1 << 31))
         for index in range(1000)
     ]
     assert len({" ".join(body.split()[:4]) for body in bodies}) == 2000

@@ -62,6 +62,25 @@ def test_hung_section_loses_only_itself(
     assert eventually(lambda: gone(tmp_path / "pid"))
 
 
+def test_after_a_hang_the_rest_of_its_unit_is_not_run(host: Host, tmp_path: Path) -> None:
+    """What hangs once would cost its whole timeout each time; other units go on."""
+    result = host.probe(
+        ProbeScript(
+            (
+                Section("hangs", ("sleep", "60"), 0.3, unit="card-0"),
+                Section("same", ("touch", str(tmp_path / "ran")), 60.0, unit="card-0"),
+                Section("other", ("echo", "1"), unit="card-1"),
+                Section("none", ("echo", "2")),
+            )
+        )
+    )
+    assert (result["hangs"].timed_out, result["hangs"].exit_code) == (True, None)
+    assert (result["same"].timed_out, result["same"].exit_code) == (False, None)
+    assert result["same"].stderr == "runbook: not run: an earlier command of card-0 hung\n"
+    assert not (tmp_path / "ran").exists()
+    assert (result["other"].stdout, result["none"].stdout) == ("1\n", "2\n")
+
+
 def test_exit_code_of_timeout_alone_is_no_timeout(host: Host) -> None:
     """A tool may return 124 by itself."""
     result = host.probe(script(("early", "exit 124")))["early"]

@@ -17,6 +17,8 @@ FOLDER = ROOT / "notebooks"
 OVERVIEW = "00_overview"
 STAGE_HEADINGS = ["Purpose", "Parameters", "Context", "Facts", "Plan", "Approve", "Apply", "Verify", "Record", "Next"]
 OVERVIEW_HEADINGS = ["Purpose", "Parameters", "Context", "Facts", "Next"]
+CAPACITY = "05_capacity"  # plans from params alone: no stage, nothing to approve
+CAPACITY_HEADINGS = ["Purpose", "Parameters", "Context", "Facts", "Plan", "Next"]
 PARAMETERS = ["params", "overrides", "run_dir", "mode"]
 MAX_LINES = 10
 METADATA = {
@@ -70,7 +72,7 @@ def problems(name: str, notebook: Notebook) -> list[str]:
 def _anatomy(name: str, cells: list[dict[str, Any]]) -> list[str]:
     text = "\n".join(text_of(cell) for cell in cells if cell["cell_type"] == "markdown")
     headings = re.findall(r"^## (.+)$", text, re.MULTILINE)
-    wanted = OVERVIEW_HEADINGS if name == OVERVIEW else STAGE_HEADINGS
+    wanted = {OVERVIEW: OVERVIEW_HEADINGS, CAPACITY: CAPACITY_HEADINGS}.get(name, STAGE_HEADINGS)
     found = [] if headings == wanted else [f"headings are {headings}"]
     if not re.match(r"# \S", text_of(cells[0])):
         found.append("it does not begin with a title")
@@ -147,10 +149,10 @@ def test_notebook(name: str) -> None:
 
 
 def test_one_for_each_stage() -> None:
-    """There is one notebook for each stage, and the overview."""
+    """There is one notebook for each stage, the overview, and the capacity plan."""
     names = {path.stem for path in FOLDER.glob("*.ipynb")}
 
-    assert names == {OVERVIEW, *(stage.notebook for stage in STAGES)}
+    assert names == {OVERVIEW, CAPACITY, *(stage.notebook for stage in STAGES)}
 
 
 @pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.name)

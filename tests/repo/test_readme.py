@@ -85,7 +85,7 @@ def test_commands_are_there(name: str) -> None:
     assert [problem for line in shown if (problem := misuse(line))] == []
 
 
-@pytest.mark.parametrize("line", ["runbook rollback x", "runbook twin hands x", "runbook run x --never"])
+@pytest.mark.parametrize("line", ["runbook rollforward x", "runbook twin feet x", "runbook run x --never"])
 def test_wrong_command_is_noticed(line: str) -> None:
     """A command or an option that is not there would be noticed."""
     assert misuse(line).startswith(line)

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import nbformat
 import papermill
@@ -18,9 +18,14 @@ from nbclient.exceptions import DeadKernelError
 
 from runbook_lib.errors import RecordError, UsageError
 from runbook_lib.params.secrets import SecretValue
-from runbook_lib.runs.engine import Outcome
+from runbook_lib.runs.execution import Outcome
+from runbook_lib.runs.kernels import fork_server
+from runbook_lib.runs.kernels.fork_server import preloaded
 from runbook_lib.runs.notebook import NotebookResult, execute_notebook
 from runbook_lib.runs.redaction import Redactor
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 SECRET = "hunter2hunter2"
 OTHER = "correct-horse!"
@@ -30,17 +35,26 @@ _PID = (
     "child = subprocess.Popen(['sleep', '300'])\n"
     "pathlib.Path('pids').write_text(f'{os.getpid()} {child.pid} ')"
 )
+# the preloaded process imports little here, which is quicker
+_LITTLE = "preloader.MODULES = ('ipykernel.kernelapp',); preloader._read_ahead = lambda: None; preloader.main()"
 _RUNNER = """
-import sys
+import contextlib, sys
 from pathlib import Path
+from runbook_lib.runs.kernels import fork_server as module
+from runbook_lib.runs.kernels.fork_server import fork_server, preloaded
+module._CODE = module._CODE.replace("preloader.main()", sys.argv[3])
 from runbook_lib.runs.notebook import execute_notebook
 from runbook_lib.runs.redaction import Redactor
 folder = Path(sys.argv[1])
 try:
-    result = execute_notebook(
-        folder / "source.ipynb", folder / "target.ipynb", {}, deadline_s=60, redactor=Redactor(), cwd=folder, grace_s=3
-    )
-    print(result.status, result.failed_cell, result.error)
+    with preloaded() if sys.argv[2] == "forked" else contextlib.nullcontext():
+        server = fork_server()
+        (folder / "preloader").write_text(f"{server.pid if server else 0} ")
+        result = execute_notebook(
+            folder / "source.ipynb", folder / "target.ipynb", {},
+            deadline_s=60, redactor=Redactor(), cwd=folder, grace_s=3,
+        )
+        print(result.status, result.failed_cell, result.error)
 except KeyboardInterrupt:
     print("KeyboardInterrupt")
 """
@@ -76,10 +90,10 @@ class _Notebook:
             grace_s=grace_s,
         )
 
-    def start(self) -> subprocess.Popen[str]:
+    def start(self, kernel: str) -> subprocess.Popen[str]:
         # a killed runner leaves its temporary folder behind
         env = {**os.environ, "TMPDIR": str(self.folder)}
-        command = [sys.executable, "-c", _RUNNER, str(self.folder)]
+        command = [sys.executable, "-c", _RUNNER, str(self.folder), kernel, _LITTLE]
         return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env)
 
     def saved(self) -> Any:
@@ -97,15 +111,30 @@ class _Notebook:
             time.sleep(0.05)
         return False
 
-    def pids(self) -> list[int]:
-        """Wait for the kernel to tell its pid and that of its child."""
+    def pids(self, name: str = "pids") -> list[int]:
+        """Wait for the kernel to tell its pid and that of its child, or for the runner to tell its preloader's."""
         for _ in range(600):
-            path = self.folder / "pids"
+            path = self.folder / name
             text = path.read_text() if path.exists() else ""
             if text.endswith(" "):
                 return [int(word) for word in text.split()]
             time.sleep(0.05)
         raise AssertionError("the kernel did not start")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def forked() -> Iterator[None]:
+    """Have kernels forked, which is what a run does."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fork_server, "_CODE", fork_server._CODE.replace("preloader.main()", _LITTLE))
+        with preloaded():
+            yield
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have kernels started in the ordinary way."""
+    monkeypatch.setattr(fork_server, "_shared", type(fork_server._shared)())
 
 
 @pytest.fixture
@@ -132,13 +161,18 @@ def _alive(pid: int) -> bool:
         return False
 
 
-def test_a_notebook_that_succeeds(book: _Notebook, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("kernel", ["forked", "started"])
+def test_a_notebook_that_succeeds(
+    book: _Notebook, monkeypatch: pytest.MonkeyPatch, kernel: str, request: pytest.FixtureRequest
+) -> None:
     """A notebook that succeeds."""
+    if kernel == "started":
+        request.getfixturevalue("started")
     # the user's kernel python3 points elsewhere, another backend is asked for, the home cannot be used
-    kernel = book.folder / "jupyter" / "kernels" / "python3"
-    kernel.mkdir(parents=True)
+    other = book.folder / "jupyter" / "kernels" / "python3"
+    other.mkdir(parents=True)
     spec = {"argv": ["/bin/false", "{connection_file}"], "display_name": "other", "language": "python"}
-    (kernel / "kernel.json").write_text(json.dumps(spec))
+    (other / "kernel.json").write_text(json.dumps(spec))
     monkeypatch.setenv("JUPYTER_PATH", str(book.folder / "jupyter"))
     monkeypatch.setenv("JUPYTER_RUNTIME_DIR", "/proc/no/such/folder")
     monkeypatch.setenv("MPLBACKEND", "agg")
@@ -167,16 +201,22 @@ def test_a_notebook_that_succeeds(book: _Notebook, monkeypatch: pytest.MonkeyPat
     assert "inline" in backend
     assert Path(folder) == book.folder
     outputs = saved.cells[4].outputs
-    assert "earlier output were dropped" in outputs[0].text
+    assert "earlier output are in target.cell-4.log" in outputs[0].text
     assert sum(len(out.get("text", "")) for out in outputs) < 1_010_000
+    log = (book.folder / "target.cell-4.log").read_text()
+    assert "a" * 300_000 in log
+    assert log.count("x" * 10_000 + "\n") == 80
+    assert SECRET not in log
     assert [out.text for out in outputs if out.get("name") == "stderr"][-1] == "step 79"
     assert [out.data["text/plain"] for out in outputs if out.output_type == "display_data"] == ["'second'"]
     assert outputs[-1].data["text/plain"] == "{'secret': '***', 'version': '007'}"
     assert [out.text[-4:] for out in outputs if out.get("name") == "stdout"] == ["***\n"]
     assert SECRET not in book.target.read_text()
     assert saved.metadata.papermill["exception"] is None
+    assert saved.metadata.papermill["kernel"] == kernel
     assert _gone(*book.pids())
-    assert sorted(path.name for path in book.folder.iterdir()) == ["jupyter", "pids", "source.ipynb", "target.ipynb"]
+    left = {path.name for path in book.folder.iterdir()}
+    assert left == {"jupyter", "pids", "source.ipynb", "target.ipynb", "target.cell-4.log"}
 
 
 def test_a_failing_cell(book: _Notebook) -> None:
@@ -202,10 +242,11 @@ def test_what_is_dropped_cuts_no_secret_in_two(book: _Notebook) -> None:
     """What is dropped cuts no secret in two."""
     book.write(f"print('{OTHER}' * 100_000)", f"raise ValueError('{OTHER}' * 100_000)")
     result = book.run()
-    assert "earlier output were dropped" in book.saved().cells[0].outputs[0].text
-    assert "earlier output were dropped" in book.saved().cells[1].outputs[0].text
+    assert "earlier output are in" in book.saved().cells[0].outputs[0].text
+    assert "earlier output are in" in book.saved().cells[1].outputs[0].text
     assert len(result.error) < 5000
     text = "".join(json.dumps(cell.outputs) for cell in book.saved().cells[:2])
+    text += "".join(path.read_text() for path in book.folder.glob("*.log"))
     assert "rse!" not in text
     assert "***" in text
 
@@ -221,6 +262,7 @@ def test_a_killed_kernel(book: _Notebook) -> None:
     assert _gone(*book.pids())
 
 
+@pytest.mark.usefixtures("started")
 def test_plain_papermill_fails_for_a_killed_kernel_too(book: _Notebook) -> None:
     """Plain papermill fails for a killed kernel too."""
     book.write("import ctypes\nctypes.string_at(0)", "print('never')")
@@ -256,13 +298,14 @@ def test_a_deadline_before_the_kernel_is_there(book: _Notebook) -> None:
 
 
 @pytest.mark.parametrize(
-    ("signum", "said"), [(signal.SIGTERM, "interrupted 1 SIGTERM"), (signal.SIGINT, "KeyboardInt")]
+    ("signum", "said", "kernel"),
+    [(signal.SIGTERM, "interrupted 1 SIGTERM", "forked"), (signal.SIGINT, "KeyboardInt", "started")],
 )
-def test_a_signal_to_the_runner(book: _Notebook, signum: signal.Signals, said: str) -> None:
+def test_a_signal_to_the_runner(book: _Notebook, signum: signal.Signals, said: str, kernel: str) -> None:
     """A signal to the runner."""
     held = "try:\n    time.sleep(60)\nfinally:\n    pathlib.Path('released').touch()"
     book.write("x = 1", f"print('seen', flush=True)\n{_PID}\n{held}", "print('never')")
-    with book.start() as runner:
+    with book.start(kernel) as runner:
         pids = book.pids()
         # often sent twice, to the process and to its group
         runner.send_signal(signum)
@@ -275,18 +318,19 @@ def test_a_signal_to_the_runner(book: _Notebook, signum: signal.Signals, said: s
     assert (seen.text, error.ename) == ("seen\n", "KeyboardInterrupt")
     # the cell was given the time to put away what it held
     assert (book.folder / "released").exists()
-    assert _gone(*pids)
+    assert _gone(*pids, *filter(None, book.pids("preloader")))
 
 
-def test_a_killed_runner_takes_its_kernel_along(book: _Notebook) -> None:
-    """A killed runner takes its kernel along."""
-    kernel_only = _PID.replace("['sleep', '300']", "['true']")
-    book.write("x = 1", f"print('seen', flush=True)\n{kernel_only}\ntime.sleep(60)")
-    with book.start() as runner:
-        kernel, _ = book.pids()
+@pytest.mark.parametrize("kernel", ["forked", "started"])
+def test_a_killed_runner_takes_its_kernel_along(book: _Notebook, kernel: str) -> None:
+    """A killed runner takes its kernel along, and a preloaded process what the kernel has started too."""
+    start = _PID if kernel == "forked" else _PID.replace("['sleep', '300']", "['true']")
+    book.write("x = 1", f"print('seen', flush=True)\n{start}\ntime.sleep(60)")
+    with book.start(kernel) as runner:
+        pids = book.pids()
         assert book.saved_while_running("seen\\n")
         runner.kill()
-    assert _gone(kernel)
+    assert _gone(*pids, *filter(None, book.pids("preloader")))
     assert book.saved().cells[1].outputs[0].text == "seen\n"
     assert book.states() == [DONE, ("running", False), PENDING]
 
@@ -296,7 +340,7 @@ def test_a_handler_of_the_callers_own_hears_of_the_signal(book: _Notebook) -> No
     heard: list[int] = []
     before = signal.signal(signal.SIGTERM, lambda signum, _frame: heard.append(signum))
     try:
-        book.write("import os, time", "os.kill(os.getppid(), 15)\ntime.sleep(60)")
+        book.write("import os, time", f"os.kill({os.getpid()}, 15)\ntime.sleep(60)")
         result = book.run()
         assert signal.getsignal(signal.SIGTERM) not in {signal.SIG_DFL, before}
     finally:

@@ -181,6 +181,26 @@ def test_a_torn_line_longer_than_its_repair_leaves_no_rest(log: EventLog) -> Non
     assert [event.kind for event in events.read(log.path)][-2:] == ["chain_repaired", "measure"]
 
 
+def test_a_repair_cut_at_any_byte_is_repaired_again(tmp_path: Path) -> None:
+    """A repair cut at any byte is repaired again."""
+    log = EventLog(tmp_path / "events.jsonl", Redactor())
+    kept = log.append("run_start")
+    before = log.path.read_bytes()
+    torn = before[:-1] * 4  # longer than the line that says so
+    log.path.write_bytes(before + torn)
+    log.append("resume")
+    repair = log.path.read_bytes().removeprefix(before).splitlines(keepends=True)[0]
+    assert len(repair) < len(torn)
+    for cut in range(len(repair) + 1):
+        log.path.write_bytes(before + repair[:cut] + torn[cut:])
+        assert events.read(log.path)[0] == kept
+        log.append("resume")
+        chain = events.read(log.path)
+        assert events.verify(log.path) == ""
+        assert [event.kind for event in chain[:2]] == ["run_start", "chain_repaired"]
+        assert chain[-1].kind == "resume"
+
+
 def test_an_incomplete_line_does_not_excuse_a_changed_one(log: EventLog) -> None:
     """An incomplete line does not excuse a changed one."""
     lines = _filled(log)

@@ -15,9 +15,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runbook_lib.errors import UsageError
+from runbook_lib.errors import CommandFailed, UsageError
+from runbook_lib.params import Params, load_params
 from runbook_lib.params.secrets import SecretValue
-from runbook_lib.runs.redaction import MASK, Redactor
+from runbook_lib.runs.redaction import MASK, Redactor, redactor_of
+
+ROOT = Path(__file__).resolve().parents[2]
 
 SECRET = "p@ss'w\"ör/d+$x \\y`&é"
 REDACTOR = Redactor([SecretValue(SECRET)])
@@ -144,3 +147,46 @@ def test_data_is_masked_at_any_depth() -> None:
         "record": {"name": MASK, "path": f"/x/{MASK}"},
         "secret": MASK,
     }
+
+
+def _params(tmp_path: Path, source: str) -> Params:
+    text = (ROOT / "params" / "twin-2x8-direct.yaml").read_text(encoding="utf-8")
+    head, _, tail = text.partition("    source:\n")
+    file = tmp_path / "p.yaml"
+    file.write_text(f"{head}    source:\n{source}{tail}", encoding="utf-8")
+    return load_params(file)
+
+
+def test_every_reference_of_the_params_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every reference of the params is known."""
+    params = _params(tmp_path, "      token: env:HUB_TOKEN\n")
+    monkeypatch.delenv("HUB_TOKEN", raising=False)
+    with pytest.raises(UsageError, match="env:HUB_TOKEN is not set"):
+        redactor_of(params)
+    assert redactor_of(params, strict=False).text("hf_abcdefgh") == "hf_abcdefgh"
+    monkeypatch.setenv("HUB_TOKEN", "hf_abcdefgh")
+    assert redactor_of(params).text("token hf_abcdefgh") == f"token {MASK}"
+    monkeypatch.setenv("HUB_TOKEN", "short")
+    with pytest.raises(UsageError, match="5 characters"):
+        redactor_of(params)
+
+
+def test_a_url_that_holds_a_password_is_refused_without_being_told() -> None:
+    """A URL that holds a password is refused without being told."""
+    url = "http://me:password-1@127.77.1.250:8080/x"
+    with pytest.raises(UsageError, match=r"model\.weights\.source\.url") as caught:
+        load_params(ROOT / "params" / "twin-2x8-direct.yaml", {"model.weights.source.url": url})
+    assert "password-1" not in str(caught.value)
+
+
+def test_an_error_and_its_causes_are_masked_in_place() -> None:
+    """An error and its causes are masked in place."""
+    redactor = Redactor([SecretValue("hunter2hunter2")])
+    cause = ValueError("bad token hunter2hunter2")
+    error = CommandFailed("node1", "said hunter2hunter2", next_command="login hunter2hunter2")
+    error.__cause__ = cause
+    cause.__context__ = error  # a circle must not hang
+    redactor.mask(error)
+    for text in (str(error), repr(error), error.reason, error.message, error.next_command, str(cause)):
+        assert "hunter2" not in text
+    assert MASK in str(error)

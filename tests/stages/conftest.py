@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import ipaddress
 import json
 from functools import cache
 from pathlib import Path
@@ -19,11 +20,16 @@ from runbook_lib.ascend import mindie_defaults
 from runbook_lib.model import Capture, Subject, Verdict
 from runbook_lib.params import HostPaths, Params, load_params
 from runbook_lib.stages import HostProbe, service
+from runbook_lib.stages.card_reads import join_reads
+from runbook_lib.stages.gateway.facts import READS as GATEWAY_READS
+from runbook_lib.stages.network.pairs import pairs
+from runbook_lib.stages.network.probe import READS as NETWORK_READS
+from runbook_lib.stages.weights.probe import tool_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-    from runbook_lib.model import Change, Finding
+    from runbook_lib.model import Change, Finding, Section
     from runbook_lib.params import Card, Host
 
 ROOT = Path(__file__).parents[2]
@@ -35,9 +41,9 @@ Captures = dict[str, dict[str, Capture]]
 NO_IP = "Get ipconf failed, because no ip was preset there!\n"
 NO_GATEWAY = "Get gateway failed, because no gateway was preset there!\n"
 LLDP = """Chassis ID TLV
-\tMAC: 08:00:00:00:00:{card:02x}
+\tMAC: {switch}
 Port ID TLV
-\tIfname: 400GE1/1/{card}:1
+\tIfname: {port}
 System Description TLV
 \tMade-up Routing Platform
 End of LLDPDU TLV
@@ -62,10 +68,12 @@ Mem:    1649267441664 34359738368 1600000000000    10485760 14907703296 16000000
 Swap:               0           0           0
 """
 LISTENING = "LISTEN 0      128    {address}:2222      0.0.0.0:*\n"
+SSHD = 'users:(("sshd",pid=1211,fd=3))'
 DOCKER = {
     "Client": {"Version": "24.0.9", "Os": "linux", "Arch": "arm64"},
     "Server": {"Version": "24.0.9", "Os": "linux", "Arch": "arm64"},
 }
+DOCKER_INFO = {"ServerVersion": "24.0.9", "DefaultRuntime": "runc", "Runtimes": {"runc": {"path": "runc"}}}
 GOOD_LOG = """==> {service}/daemon.log <==
 [2026-01-05 08:00:00.000000] [info] [1] [main.cpp:10] starting
 Daemon start success!
@@ -200,14 +208,84 @@ def ps_row(params: Params, name: str) -> str:
     return json.dumps(row) + "\n"
 
 
+OPTICAL = """optical info:
+present              : present
+temperature          : 45 C
+Tx Power0            : 1.4035 mW
+Tx Power1            : 1.3912 mW
+Rx Power0            : 1.0189 mW
+Rx Power1            : 1.1022 mW
+TxPower High Thres   : 3.5481 mW
+TxPower Low Thres    : 0.2818 mW
+RxPower High Thres   : 3.5481 mW
+RxPower Low Thres    : 0.1445 mW
+Tx Los Flag          : 0x0
+Rx Los Flag          : 0x0
+"""
+LINK_STAT = """[devid {card}]current time        : Wed Aug  2 03:09:26 2022
+[devid {card}]link up count       : 2
+[devid {card}]link change records :
+[devid {card}]    Tue Aug  1 14:43:40 2022    LINK UP
+[devid {card}]    Tue Aug  1 14:43:40 2022    LINK DOWN
+[devid {card}]    Tue Aug  1 14:43:26 2022    LINK UP
+"""
+STAT = """packet statistics:
+mac_tx_mac_pause_num:0
+mac_rx_fcs_err_pkt_num:0
+roce_rx_err_pkt_num:0
+roce_tx_err_pkt_num:0
+roce_new_pkt_rty_num:7
+nic_tx_all_pkg_num:122404
+"""
+ROUTE = """Routing table:
+Destination     Gateway         Genmask         Flags Metric Ref    Use Iface
+default         {gateway:<16}0.0.0.0         UG    0      0        0 eth{card}
+{network:<16}*               {netmask:<16}U     0      0        0 eth{card}
+127.0.0.1       *               255.255.255.255 UH    0      0        0 lo
+"""
+
+
+def ping_text(card: int, target: str, received: int = 3) -> str:
+    """Return what one ping of the matrix prints between its marks."""
+    answers = ["recv time out seq={}", "recv seq={},time=0.040000ms"]
+    lines = [answers[number < received].format(number) for number in range(3)]
+    loss = f"{100 * (3 - received) / 3:.2f}"
+    lines += [f"3 packets transmitted, {received} received, {loss}% packet loss"]
+    if received < 3:
+        lines.append("Cmd execute failed!")
+    return "\n".join([f"ping {card} {target}", f"device {card} PING {target}", *lines, f"code {int(received < 3)}", ""])
+
+
+def pings_of(params: Params, host: Host, lost: Mapping[tuple[int, str], int] | None = None) -> str:
+    """Return a host's whole matrix; `lost` gives the received packets of (card, address)."""
+    lost = lost or {}
+    asked = [pair for pair in pairs(params, host) if pair.turn in {-1, 0}]
+    texts = [ping_text(pair.source.card, pair.address, lost.get((pair.source.card, pair.address), 3)) for pair in asked]
+    return "".join(texts) + "end\n"
+
+
+def conf_text(params: Params, host: Host) -> str:
+    """Return the hccn.conf of a host that is set up."""
+    lines = []
+    for card in host.cards:
+        values = {
+            "address": card.ip,
+            "netmask": card.netmask,
+            "gateway": params.gateway(card),
+            "netdetect": params.peer(host, card),
+            "tls_enable": params.cluster.tls,
+        }
+        lines += [f"{key}_{card.id}={value}" for key, value in values.items()]
+    return "\n".join(lines) + "\n"
+
+
 def _card_answer(params: Params, host: Host, card: Card, read: str, *, bare: bool) -> Capture:
     switch = params.cluster.topology.value == "switch"
-    number = params.cluster.hosts.index(host)
-    following = params.cluster.hosts[(number + 1) % len(params.cluster.hosts)]
-    target = following.cards[card.id].ip
+    network = str(ipaddress.ip_interface(f"{card.ip}/{card.netmask}").network.network_address)
+    gateway = params.gateway(card)
     answers: dict[str, Capture] = {
         "link": good("link status: UP\n"),
-        "lldp": good(LLDP.format(card=card.id) if switch else ""),
+        "lldp": good(LLDP.format(port=card.port, switch=card.switch) if switch else ""),
         "speed": good("Speed: 200000 Mb/s\n"),
         "fec": good("fec mode: rs FEC mode\n"),
         "mtu": good("mtu:1500\n"),
@@ -216,39 +294,46 @@ def _card_answer(params: Params, host: Host, card: Card, read: str, *, bare: boo
             f"dev_id:{card.id}, tls switch[{int(bare)}](0:disable, 1:enable), tls preconfigured[1]"
             "(0:non-preset, 1:preset), tls alarm time threshold[60]days\n"
         ),
-        "ping": bad("Cmd execute failed!\n")
-        if bare
-        else good(
-            f"device {card.id} PING {target}\nrecv seq=0,time=1.418000ms\nrecv seq=1,time=0.034000ms\n"
-            "recv seq=2,time=0.040000ms\n3 packets transmitted, 3 received, 0.00% packet loss\n"
-        ),
-        "gateway": bad(NO_GATEWAY, 2)
-        if bare
-        else good(f"default gateway:{card.gateway if switch else card.ip}, Iface:eth{card.id}\n"),
-        "netdetect": good(f"netdetect address: {'0.0.0.0' if bare else card.gateway if switch else target}\n"),
+        "optical": good(OPTICAL if switch else "optical info:\npresent              : not present\n"),
+        "link_stat": good(LINK_STAT.format(card=card.id)),
+        "stat": good(STAT),
+        "stat_after": good(STAT.replace("122404", "122504")),
+        "gateway": bad(NO_GATEWAY, 2) if bare else good(f"default gateway:{gateway}, Iface:eth{card.id}\n"),
+        "netdetect": good(f"netdetect address: {'0.0.0.0' if bare else params.peer(host, card)}\n"),
         "net_health": good(f"net health status: {'Init' if bare else 'Success'}\n"),
+        "route": good(
+            ROUTE.format(gateway=gateway, network=network, netmask=card.netmask, card=card.id)
+            if not bare
+            else "Routing table:\nDestination     Gateway         Genmask         Flags Metric Ref    Use Iface\n"
+        ),
     }
     return answers[read]
 
 
+_READS = (
+    "link",
+    "lldp",
+    "speed",
+    "fec",
+    "mtu",
+    "ip",
+    "tls",
+    "optical",
+    "link_stat",
+    "stat",
+    "stat_after",
+    "gateway",
+    "netdetect",
+    "net_health",
+    "route",
+)
+
+
 def _cards(params: Params, host: Host, *, bare: bool, bare_ip: bool) -> dict[str, Capture]:
-    reads = (
-        "link",
-        "lldp",
-        "speed",
-        "fec",
-        "mtu",
-        "ip",
-        "tls",
-        "ping",
-        "gateway",
-        "netdetect",
-        "net_health",
-    )
     return {
         f"{read}.{card.id}": _card_answer(params, host, card, read, bare=bare_ip if read == "ip" else bare)
         for card in host.cards
-        for read in reads
+        for read in _READS
     }
 
 
@@ -260,13 +345,19 @@ def _preflight(params: Params, host: Host, paths: HostPaths, *, bare: bool) -> d
         "firmware": good(FIRMWARE),
         "system": good(OS_RELEASE),
         "architecture": good("aarch64\n"),
+        "product": good("Atlas 800I A2\n"),
         "docker": good(json.dumps(DOCKER) + "\n"),
+        "runtime": good(json.dumps(DOCKER_INFO) + "\n"),
         "containers": good(),
         "ours": bad(f"Error: No such object: {params.container.name}\n", stdout="[]\n"),
-        "disk": good("        Avail Mounted on\n3840000000000 /data\n"),
+        "pids": bad(f"Error response from daemon: No such container: {params.container.name}\n"),
+        "disk": good("        Avail Mounted on\n3840000000000 /data\n      Avail Mounted on\n86000000000 /\n"),
+        "firewall": bad("", 3, "inactive\ninactive\ninactive\n"),
+        "governor": good("ondemand\nondemand\nend\n" if bare else "performance\nperformance\nend\n"),
+        "lfs": bad("git: 'lfs' is not a git command. See 'git --help'.\n"),
         "present": absent("du", paths.weights),
         "memory": good(FREE),
-        "ports": good(LISTENING.format(address=host.address)),
+        "ports": good(LISTENING.format(address=host.address).rstrip() + f" {SSHD}\n"),
         "work": bad(f"stat: cannot statx '{paths.work}': No such file or directory\n")
         if bare
         else good("700 directory\n"),
@@ -274,12 +365,25 @@ def _preflight(params: Params, host: Host, paths: HostPaths, *, bare: bool) -> d
     }
 
 
+def _conf(params: Params, host: Host, *, bare: bool) -> Capture:
+    missing = bad("cat: /etc/hccn.conf: No such file or directory\n")
+    return missing if bare else good(conf_text(params, host))
+
+
 def _network(params: Params, host: Host, _paths: HostPaths, *, bare: bool) -> dict[str, Capture]:
-    return _cards(params, host, bare=bare, bare_ip=bare)
+    asked = pairs(params, host)
+    nothing = "".join(
+        f"ping {pair.source.card} {pair.address}\nGet ipconf failed, because no ip was preset there!\ncode 13\n"
+        for pair in asked
+    )
+    return _cards(params, host, bare=bare, bare_ip=bare) | {
+        "conf": _conf(params, host, bare=bare),
+        "pings": good(f"{nothing}end\n" if bare else pings_of(params, host)),
+    }
 
 
 def _gateway(params: Params, host: Host, _paths: HostPaths, *, bare: bool) -> dict[str, Capture]:
-    return _cards(params, host, bare=bare, bare_ip=False)
+    return _cards(params, host, bare=bare, bare_ip=False) | {"conf": _conf(params, host, bare=bare)}
 
 
 def weights_entries(owner: str = "0:0") -> str:
@@ -291,24 +395,33 @@ def weights_entries(owner: str = "0:0") -> str:
 
 def _weights(params: Params, _host: Host, paths: HostPaths, *, bare: bool) -> dict[str, Capture]:
     model = "deepseekv2"
-    common = {"source": http(200, MANIFEST), "work": good(paths.work + "\n")}
+    config = {"model_type": model, "torch_dtype": "bfloat16", "quantize": f"{params.model.format}_dynamic"}
+    title = "Filesystem 1-blocks Used Available Capacity Mounted on\n"
+    listed = MANIFEST | {"commit": "", "status": 200, "error": "", "config": json.dumps(config)}
+    common = {
+        "source": good(json.dumps(listed)),
+        "work": good(paths.work + "\n"),
+        "original": bad(f"cat: {paths.weights}/config.json.original: No such file or directory\n"),
+        "disk": good(f"{title}/dev/sda2 100 10 90 10% /\n/dev/nvme0n1 4000000000000 1 3900000000000 1% /data\n"),
+    }
     if bare:
         return common | {
             "entries": bad(f"find: '{paths.weights}': No such file or directory\n"),
             "state": bad(f"cat: {paths.work}/weights/state.json: No such file or directory\n"),
             "config": bad(f"cat: {paths.weights}/config.json: No such file or directory\n"),
             "tool": bad(f"cat: {paths.work}/weights_tool.py: No such file or directory\n"),
+            "headers": good('{"problems": [], "shards": 0, "tensors": 0, "error": "No such file or directory"}'),
         }
     verified = {
         str(each["name"]): {"size": each["size"], "sha256": each["sha256"], "mtime_ns": MTIME_NS}
         for each in MANIFEST["files"]
     }
-    config = {"model_type": model, "torch_dtype": "bfloat16", "quantize": f"{params.model.format}_dynamic"}
     return common | {
         "entries": good(weights_entries()),
         "state": good(json.dumps(MANIFEST | {"verified": verified})),
         "config": good(json.dumps(config)),
-        "tool": good((ROOT / "runbook_lib/stages/push/weights_tool.py").read_text(encoding="utf-8")),
+        "tool": good(tool_text()),
+        "headers": good('{"problems": [], "shards": 2, "tensors": 700}'),
     }
 
 
@@ -328,10 +441,15 @@ def _container(params: Params, host: Host, paths: HostPaths, *, bare: bool) -> d
         "container": none if bare else inspect(params, paths),
         "devices": good("\n".join(devices) + "\n"),
         "mounts": bad(gone, 2, there),
+        "memory": good(FREE),
+        "machine": good("aarch64\n"),
+        "arch": bad("Error: No such image\n") if bare else good("arm64\n"),
+        "runtime": good(json.dumps(DOCKER_INFO)),
         "tar": good(paths.image_tar + "\n"),
         "work": good(paths.work + "\n"),
         "service": gone_folder(paths.service) if bare else good(paths.service + "\n"),
         "weights": good(f"{paths.weights}/config.json\n"),
+        "daemon": bad("Error: No such container: mindie-deepseek\n") if bare else good("alive\n"),
     }
 
 
@@ -347,7 +465,9 @@ def _service_unstarted(params: Params, host: Host, paths: HostPaths) -> dict[str
     answers = {
         "container": inspect(params, paths),
         "default": good(json.dumps(mindie_defaults.default_config(schema))),  # type: ignore[arg-type]
+        "library": good("440 /usr/local/Ascend/mindie/latest/mindie-service/lib/libmindieservice_llm_engine.so\n"),
         "modes": bad(missing),
+        "owners": bad(missing),
         "started": absent("cat", f"{paths.service}/started.sha256"),
         "alive": good("none\n"),
         "logs": bad(f"find: '{paths.service}/daemon.log': No such file or directory\n"),
@@ -358,8 +478,12 @@ def _service_unstarted(params: Params, host: Host, paths: HostPaths) -> dict[str
         answers |= {
             "ready": http(0, error="[Errno 111] Connection refused"),
             "answer": http(0, error="[Errno 111] Connection refused"),
+            "serving": good('{"error": "not asked"}\n'),
+            "metrics": http(0, error="not asked"),
             "listening": good(LISTENING.format(address=host.address)),
         }
+    else:
+        answers["outside"] = http(0, error="[Errno 111] Connection refused")
     return answers
 
 
@@ -380,6 +504,8 @@ def _service_answers(params: Params, *, bare: bool) -> Captures:
     found[params.master.name] |= {
         "ready": http(200),
         "answer": http(200, COMPLETION),
+        "serving": good(json.dumps({"checks": [{"name": "chat", "ok": True, "said": "8 tokens", "expected": ""}]})),
+        "metrics": http(200, 'num_requests_running{m="x"} 0\nnum_requests_waiting{m="x"} 0\n'),
         "listening": good(LISTENING.format(address=params.master.address) + service_ports),
     }
     return found
@@ -395,6 +521,7 @@ def put_files(params: Params, host: Host, answers: dict[str, Capture], want: Map
         if path != f"{folder}/stop.sh":
             sums += f"{hashlib.sha256(text.encode()).hexdigest()}  {path.rpartition('/')[2]}\n"
     answers["modes"] = good("".join(f"{mode:o} {path}\n" for path, (_, mode) in want.items()))
+    answers["owners"] = good("".join(f"0:0 {path}\n" for path in want))
     answers["started"] = good(sums)
 
 
@@ -423,6 +550,17 @@ _MAKERS: dict[str, Callable[..., dict[str, Capture]]] = {
 }
 
 
+def joined(captures: Mapping[str, Capture]) -> dict[str, Capture]:
+    """Return captures with the reads of each card put together, as the network stages ask for them."""
+    groups: dict[str, dict[tuple[int, str], Capture]] = {}
+    for key, capture in captures.items():
+        read, _, number = key.partition(".")
+        if read in _READS and number:
+            group, word = ("after", "stat") if read == "stat_after" else ("cards", read)
+            groups.setdefault(group, {})[int(number), word] = capture
+    return {**captures, **{key: join_reads(group) for key, group in groups.items()}}
+
+
 def probes_of(params: Params, captures: Captures, errors: Mapping[str, str] | None = None) -> dict[str, HostProbe]:
     """Return what a session hands to the stages: one probe for each host of the params."""
     errors = errors or {}
@@ -431,7 +569,7 @@ def probes_of(params: Params, captures: Captures, errors: Mapping[str, str] | No
         host.name: HostProbe(
             host.name,
             paths,
-            {} if host.name in errors else captures.get(host.name, {}),
+            {} if host.name in errors else joined(captures.get(host.name, {})),
             errors.get(host.name, ""),
         )
         for host in params.cluster.hosts
@@ -451,11 +589,20 @@ def _answers(stage: str, cluster: str, base: str) -> Captures:
     module = stages.stage(stage).module
     return {
         host.name: {
-            section.key: known[host.name][section.key]
+            key: known[host.name][key]
             for section in module.probe(params, host, HostPaths.of(params)).sections
+            for key in _single(stage, section, host)
         }
         for host in params.cluster.hosts
     }
+
+
+def _single(stage: str, section: Section, host: Host) -> list[str]:
+    """Return the keys of a section's single reads: tests change one read of one card."""
+    if section.key == "cards":
+        reads = NETWORK_READS if stage == "network" else GATEWAY_READS
+        return [f"{read}.{card.id}" for card in host.cards for read in reads]
+    return [f"stat_after.{card.id}" for card in host.cards] if section.key == "after" else [section.key]
 
 
 @dataclasses.dataclass
@@ -488,6 +635,10 @@ class Scene:
     def npu_table(self, lost: list[int], holders: dict[int, int]) -> Capture:
         """Return `npu-smi info` of a host without some cards, and with processes on others."""
         return good(npu_table([card for card in range(8) if card not in lost], holders))
+
+    def pings(self, host: str, lost: Mapping[tuple[int, str], int]) -> Capture:
+        """Return the ping matrix of a host with losses: received packets by (card, address)."""
+        return good(pings_of(self.params, self.params.host(host), lost))
 
     def waits_for(self) -> tuple[str, ...]:
         """Return the stages that this one waits for."""

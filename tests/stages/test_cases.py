@@ -3,7 +3,8 @@
 A file names the cluster (direct, switch), what it starts from (healthy, bare), and what is different:
 
     captures: host ("*" for all) -> section -> {stdout, stderr, exit}, {timed_out: true}, {replace: [old, new]} or
-              {npus: {lost: [3], holders: {0: 4711}}} or {container: {marker: "", state: exited}}
+              {npus: {lost: [3], holders: {0: 4711}}} or {container: {marker: "", state: exited}}, or for the ping
+              matrix {pings: [[card, address, received packets of 3], ...]}
     overrides, unreachable, points (benchmark)
     expect: findings: [{code, host, card, item, verdict, seen}]; every problem must be listed, unless
             `problems` gives their number; `waits_for`; changes: ["<subject>: <summary>"] in order, or their number;
@@ -67,6 +68,10 @@ def _change(scene: Scene, case: dict[str, Any]) -> None:
         for host in hosts:
             for key, said in sections.items():
                 assert key in scene.captures[host], f"{host} is not asked for {key}"
+                if "pings" in said:
+                    lost = {(int(card), address): got for card, address, got in said["pings"]}
+                    scene.captures[host][key] = scene.pings(host, lost)
+                    continue
                 scene.captures[host][key] = _capture(scene, scene.captures[host][key], said)
     scene.errors = dict(case.get("unreachable", {}))
     scene.points = case.get("points")

@@ -25,6 +25,9 @@ PLANNING = ["preflight", "network", "gateway", "weights", "container", "service"
 SILENT = {
     ("preflight", "present"): "only lessens the room that is asked for",
     ("preflight", "ours"): "a healthy host has no container yet, and docker ps says so too",
+    ("preflight", "product"): "only adds a known trap to the system's name",
+    ("preflight", "pids"): "a healthy host has no container yet: none of its processes is asked for",
+    ("preflight", "lfs"): "only names traps of tools that this runbook does not use",
     ("gateway", "ip"): "decides whether this stage waits for network",
     ("weights", "tool"): "decides whether the downloader is pushed",
     ("weights", "work"): "decides whether this stage waits for preflight",
@@ -32,6 +35,7 @@ SILENT = {
     ("container", "tar"): "needed only while the image is missing",
     ("container", "work"): "decides whether this stage waits for preflight",
     ("container", "weights"): "decides whether this stage waits for weights",
+    ("container", "daemon"): "decides whether a daemon is stopped before its container is replaced",
     ("service", "container"): "decides whether this stage waits for container",
     ("service", "net_health"): "decides whether this stage waits for gateway",
     ("service", "default"): "with a stopped container our own defaults stand in; see the case files for running ones",
@@ -153,6 +157,8 @@ def test_no_answer_is_never_ok(name: str, how: str, make: Callable[..., Scene]) 
     whole = make(name)
     green = whole.greens()
     for host, key in _sections(whole):
+        if (name, key) in FRAMED and how in {"timeout", "cut"}:
+            continue
         before = whole.captures[host][key]
         gone = make(name)
         del gone.captures[host][key]
@@ -170,6 +176,9 @@ def test_no_answer_is_never_ok(name: str, how: str, make: Callable[..., Scene]) 
         still = dependent & scene.greens()
         assert not still, f"{name}: {key} ({how}) leaves {still} ok"
 
+
+# Sections with frames of their own inside: what was finished before the cut counts, see the case files.
+FRAMED = {("network", "pings")}
 
 _CAPTURE = st.builds(
     Capture,

@@ -6,10 +6,12 @@ import argparse
 import contextlib
 import functools
 import hashlib
+import importlib
 import json
 import os
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -22,13 +24,19 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from runbook_lib.stages.push import weights_tool
+from runbook_lib.stages import push
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-tool: Any = weights_tool  # carries no hints, since it stays valid for Python 3.7
-PUSH = Path(weights_tool.__file__).parent
+PUSH = Path(push.__file__).parent
+sys.path.insert(0, str(PUSH))  # the programs import each other as on a host
+fetching: Any = importlib.import_module("weights_fetch")
+stores: Any = importlib.import_module("weights_store")
+tool: Any = importlib.import_module("weights_tool")
+exchanging: Any = importlib.import_module("weights_exchange")
+sys.path.remove(str(PUSH))
+TOKEN = "the-token-of-this-transfer"
 NETWORK = f"127.91.{os.getpid() % 250 + 1}"
 DEADLINE_S = 40.0
 
@@ -129,6 +137,13 @@ class _MirrorHandler(BaseHTTPRequestHandler):
                     return
 
 
+def shard(seed: int, size: int) -> bytes:
+    """Return a whole safetensors file of that many bytes, with one tensor."""
+    data = some_bytes(seed, size - 120)
+    header = json.dumps({f"t{seed}": {"dtype": "I8", "shape": [len(data)], "data_offsets": [0, len(data)]}}).encode()
+    return struct.pack("<Q", 112) + header.ljust(112) + data
+
+
 def some_bytes(seed: int, size: int) -> bytes:
     """Return bytes that no other seed gives."""
     return (hashlib.sha256(str(seed).encode()).digest() * (size // 32 + 1))[:size]
@@ -136,9 +151,12 @@ def some_bytes(seed: int, size: int) -> bytes:
 
 FILES = {
     "config.json": b'{"model_type": "deepseekv2"}',
-    "model-00001.safetensors": some_bytes(1, 1_500_000),
-    "model-00002.safetensors": some_bytes(2, 1_200_000),
-    "model-00003.safetensors": some_bytes(3, 700_001),
+    "model-00001.safetensors": shard(1, 1_500_000),
+    "model-00002.safetensors": shard(2, 1_200_000),
+    "model-00003.safetensors": shard(3, 700_001),
+    "model.safetensors.index.json": json.dumps(
+        {"weight_map": {f"t{number}": f"model-0000{number}.safetensors" for number in (1, 2, 3)}}
+    ).encode(),
     "sub dir/tokenizer #1.json": some_bytes(4, 9_000),
     "empty.txt": b"",
 }
@@ -168,16 +186,18 @@ def free_port(address: str) -> int:
 
 def command(mirror: Mirror, folder: Path, number: int, hosts: list[str], port: int) -> list[str]:
     """Return the command line of one host, as the weights stage writes it."""
-    argv = [
-        sys.executable,
-        str(PUSH / "weights_tool.py"),
-        "--source",
-        mirror.url,
-        "--directory",
-        str(folder / "weights"),
-    ]
-    argv += ["--state", str(folder / "work" / "state.json"), "--bind", hosts[number], "--port", str(port)]
+    (folder / "work").mkdir(parents=True, exist_ok=True)
+    (folder / "work" / "token").write_text(TOKEN, encoding="utf-8")
+    argv = [sys.executable, str(PUSH / "weights_tool.py"), "fetch", "--spec", spec(mirror)]
+    argv += ["--directory", str(folder / "weights"), "--state", str(folder / "work" / "state.json")]
+    argv += ["--bind", hosts[number], "--port", str(port), "--exchange-token", str(folder / "work" / "token")]
+    argv += ["--owners", ",".join(map(str, range(len(hosts)))), "--peer-patience", "5"]
     return [*argv, "--hosts", ",".join(hosts), "--timeout", "10", "--patience", "20"]
+
+
+def spec(mirror: Mirror) -> str:
+    """Return what hub_list.py is told."""
+    return json.dumps({"kind": "mirror", "url": mirror.url})
 
 
 @contextlib.contextmanager
@@ -193,7 +213,14 @@ def running(argv: list[str]) -> Iterator[subprocess.Popen[str]]:
 def in_process(mirror: Mirror, folder: Path) -> argparse.Namespace:
     """Return the arguments of a cluster of one host, for tool.fetch."""
     return argparse.Namespace(
-        source=mirror.url,
+        spec=spec(mirror),
+        token="",
+        come_from="",
+        exchange_token="",
+        owners=[0],
+        limit=0.0,
+        exchange_limit=0.0,
+        peer_patience=5.0,
         directory=str(folder / "weights"),
         state=str(folder / "work" / "state.json"),
         bind=f"{NETWORK}.9",
@@ -208,9 +235,19 @@ def in_process(mirror: Mirror, folder: Path) -> argparse.Namespace:
 def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Let the tool's pauses pass at once; returns their lengths in s."""
     taken: list[float] = []
-    clock = SimpleNamespace(monotonic=time.monotonic, sleep=taken.append)
-    monkeypatch.setattr(tool, "time", clock)
+
+    class Event(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            taken.append(timeout or 0.0)
+            return self.is_set()
+
+    monkeypatch.setattr(tool, "threading", SimpleNamespace(Event=Event, Lock=threading.Lock))
     return taken
+
+
+def fetch(arguments: argparse.Namespace) -> None:
+    """Do all that the job does."""
+    tool.Work(arguments).run()
 
 
 def check_files(folder: Path) -> None:
@@ -240,7 +277,7 @@ def test_hosts_exchange_and_the_source_sends_each_byte_once(mirror: Mirror, tmp_
         said = [process.communicate(timeout=DEADLINE_S)[0] for process in started]
     for number, text in enumerate(said):
         assert started[number].returncode == 0, text
-        assert "DONE 6 files" in text
+        assert "DONE 7 files" in text
         assert "FROM-PEER" in text
         assert "Traceback" not in text
         check_files(tmp_path / str(number))
@@ -252,10 +289,10 @@ def test_hosts_exchange_and_the_source_sends_each_byte_once(mirror: Mirror, tmp_
 
 def test_a_second_run_fetches_nothing(mirror: Mirror, tmp_path: Path) -> None:
     """What is recorded and unchanged is believed: no byte moves."""
-    tool.fetch(in_process(mirror, tmp_path))
+    fetch(in_process(mirror, tmp_path))
     check_files(tmp_path)
     mirror.ranges.clear()
-    tool.fetch(in_process(mirror, tmp_path))
+    fetch(in_process(mirror, tmp_path))
     assert mirror.ranges == []
 
 
@@ -292,7 +329,7 @@ def test_a_link_is_replaced_by_a_real_file(mirror: Mirror, tmp_path: Path) -> No
     cache.write_bytes(FILES["model-00001.safetensors"])
     (tmp_path / "weights").mkdir()
     (tmp_path / "weights" / "model-00001.safetensors").symlink_to(cache)
-    tool.fetch(in_process(mirror, tmp_path))
+    fetch(in_process(mirror, tmp_path))
     check_files(tmp_path)
     assert cache.read_bytes() == FILES["model-00001.safetensors"]
 
@@ -301,10 +338,10 @@ def test_a_link_is_replaced_by_a_real_file(mirror: Mirror, tmp_path: Path) -> No
 def test_hostile_names_are_refused(mirror: Mirror, tmp_path: Path, name: object) -> None:
     """A manifest cannot write outside the directory; nothing of it is fetched."""
     mirror.manifest["files"].append({"name": name, "size": 1, "sha256": "0" * 64})
-    with pytest.raises(tool.Refused, match="gives no manifest"):
-        tool.fetch(in_process(mirror, tmp_path))
+    with pytest.raises(tool.Refused, match=r"entry that does not hold|no sum|list of files"):
+        fetch(in_process(mirror, tmp_path))
     assert mirror.ranges == []
-    assert list(tmp_path.iterdir()) == []
+    assert not (tmp_path / "weights").exists()
 
 
 @pytest.mark.parametrize(
@@ -315,28 +352,31 @@ def test_bad_entries_are_refused(mirror: Mirror, tmp_path: Path, entry: object) 
     """A size or a sum that is none would make every later check void."""
     mirror.manifest["files"].append(entry)
     with pytest.raises(tool.Refused):
-        tool.fetch(in_process(mirror, tmp_path))
+        fetch(in_process(mirror, tmp_path))
 
 
 def test_a_full_disk_is_refused_before_the_first_byte(
     mirror: Mirror, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The message says how much there is and how much is needed."""
-    monkeypatch.setattr(os, "statvfs", lambda _path: SimpleNamespace(f_bavail=3, f_frsize=1000_000))
-    with pytest.raises(tool.Refused, match=r"0\.0 GB free"):
-        tool.fetch(in_process(mirror, tmp_path))
+    monkeypatch.setattr(
+        os, "statvfs", lambda _path: SimpleNamespace(f_bavail=3, f_frsize=1000_000, f_files=9, f_favail=9)
+    )
+    with pytest.raises(tool.Refused, match=r"has 0\.00 GB free, 0\.00 GB are needed.*nothing is put there"):
+        fetch(in_process(mirror, tmp_path))
     assert mirror.ranges == []
 
 
 def _store(mirror: Mirror, folder: Path) -> Any:
-    store = tool.Store(folder / "weights", folder / "work" / "state.json", mirror.manifest)
+    listing = {"commit": "", "files": mirror.manifest["files"]}
+    store = stores.Store(folder / "weights", folder / "work" / "state.json", listing)
     store.scan()
     return store
 
 
 def test_the_record_is_believed_only_for_unchanged_files(mirror: Mirror, tmp_path: Path) -> None:
     """Same size and mtime: believed without hashing. Otherwise the bytes are hashed."""
-    tool.fetch(in_process(mirror, tmp_path))
+    fetch(in_process(mirror, tmp_path))
     path = tmp_path / "weights" / "model-00003.safetensors"
     stat = path.stat()
     path.write_bytes(bytes(stat.st_size))
@@ -354,7 +394,7 @@ def test_the_record_is_believed_only_for_unchanged_files(mirror: Mirror, tmp_pat
 @pytest.mark.parametrize("text", ["", "[]", "{", '{"verified": 3}', '{"verified": {"config.json": {}}}', "null"])
 def test_a_torn_record_means_hashing(mirror: Mirror, tmp_path: Path, text: str) -> None:
     """A record that cannot be read is no reason to fail, and none to believe anything."""
-    tool.fetch(in_process(mirror, tmp_path))
+    fetch(in_process(mirror, tmp_path))
     (tmp_path / "work" / "state.json").write_text(text, encoding="utf-8")
     path = tmp_path / "weights" / "config.json"
     path.write_bytes(bytes(path.stat().st_size))
@@ -365,7 +405,7 @@ def test_a_mirror_that_ignores_ranges(mirror: Mirror, tmp_path: Path, pauses: li
     """The file starts again from its first byte."""
     mirror.ignore_range = True
     mirror.cut_once = {"model-00001.safetensors"}
-    tool.fetch(in_process(mirror, tmp_path))
+    fetch(in_process(mirror, tmp_path))
     check_files(tmp_path)
     assert mirror.sent["model-00001.safetensors"] == 1_500_000 + 750_000
     assert pauses == [0.5]
@@ -374,7 +414,7 @@ def test_a_mirror_that_ignores_ranges(mirror: Mirror, tmp_path: Path, pauses: li
 def test_a_cut_transfer_goes_on_where_it_ended(mirror: Mirror, tmp_path: Path, pauses: list[float]) -> None:
     """A cut costs no byte twice."""
     mirror.cut_once = {"model-00001.safetensors", "model-00002.safetensors"}
-    tool.fetch(in_process(mirror, tmp_path))
+    fetch(in_process(mirror, tmp_path))
     check_files(tmp_path)
     assert mirror.sent["model-00001.safetensors"] == 1_500_000
     assert ("model-00001.safetensors", "bytes=750000-") in mirror.ranges
@@ -386,16 +426,16 @@ def test_wrong_bytes_are_thrown_away(
 ) -> None:
     """A file with another sha256 is never put in place."""
     mirror.spoil_once = {"model-00002.safetensors"}
-    tool.fetch(in_process(mirror, tmp_path))
+    fetch(in_process(mirror, tmp_path))
     check_files(tmp_path)
     assert len(pauses) == 1
-    assert "RETRY model-00002.safetensors: the bytes received do not have the sha256" in capsys.readouterr().out
+    assert "RETRY model-00002.safetensors: the bytes received do not have the sum" in capsys.readouterr().out
 
 
 def test_a_busy_mirror_says_when_to_come_back(mirror: Mirror, tmp_path: Path, pauses: list[float]) -> None:
     """Retry-After is kept to the second."""
     mirror.busy = 3
-    tool.fetch(in_process(mirror, tmp_path))
+    fetch(in_process(mirror, tmp_path))
     check_files(tmp_path)
     assert pauses == [0, 0, 0]
 
@@ -403,49 +443,74 @@ def test_a_busy_mirror_says_when_to_come_back(mirror: Mirror, tmp_path: Path, pa
 def test_an_error_page_is_no_file(mirror: Mirror, tmp_path: Path, pauses: list[float]) -> None:
     """A login page with status 200 ends the work with the file's name, after all tries."""
     mirror.page = True
-    with pytest.raises(tool.Refused, match=r"from http://"):
-        tool.fetch(in_process(mirror, tmp_path))
-    assert not [path for path in (tmp_path / "weights").rglob("*") if path.suffix != ".incomplete" and path.is_file()]
-    assert len(pauses) >= tool.SPOILED_TRIES - 1
+    with pytest.raises(tool.Refused, match=r"26 bytes are offered, the list says"):
+        fetch(in_process(mirror, tmp_path))
+    left = [path.name for path in (tmp_path / "weights").rglob("*") if path.is_file()]
+    assert left in (["empty.txt"], []), "not even a part"
+    assert len(pauses) >= fetching.TRIES_REFUSED - 1
 
 
 def test_a_mirror_with_other_bytes_for_ever_is_given_up(mirror: Mirror, tmp_path: Path, pauses: list[float]) -> None:
     """Bytes keep coming, and they are wrong each time: no endless download."""
     mirror.files["config.json"] = bytes(len(FILES["config.json"]))
-    with pytest.raises(tool.Refused, match=r"config\.json .*sha256"):
-        tool.fetch(in_process(mirror, tmp_path))
-    assert len(pauses) == tool.SPOILED_TRIES - 1
+    with pytest.raises(tool.Refused, match=r"config\.json: .*the sum of the list"):
+        fetch(in_process(mirror, tmp_path))
+    assert len(pauses) == fetching.SPOILED_TRIES - 1
 
 
 def test_a_failure_is_one_line_and_exit_1(mirror: Mirror, tmp_path: Path) -> None:
     """The job's log ends with what, where, and what would be right."""
-    url = mirror.url
-    mirror.close()
+    mirror.manifest = {"files": []}
     argv = command(mirror, tmp_path, 0, [f"{NETWORK}.60"], 1)
     with running(argv) as process:
         text = process.communicate(timeout=DEADLINE_S)[0]
     assert process.returncode == 1
-    assert text.startswith(f"ERROR {url}/manifest.json gives no manifest")
-    assert len(text.splitlines()) == 1
+    assert text.splitlines()[-1].startswith("ERROR the list of files is empty")
+    assert "Traceback" not in text
 
 
 def test_strangers_get_nothing(mirror: Mirror, tmp_path: Path) -> None:
-    """The exchange answers hosts of the cluster only, with verified files only."""
-    tool.fetch(in_process(mirror, tmp_path))
+    """The exchange answers hosts of the cluster that show the token, with verified files only."""
+    fetch(in_process(mirror, tmp_path))
     store = _store(mirror, tmp_path)
     here, friend, stranger = (f"{NETWORK}.{last}" for last in (70, 71, 72))
     port = free_port(here)
-    exchange = tool.Exchange(store, here, port, {here, friend})
+    secret = tmp_path / "token"
+    secret.write_text(TOKEN, encoding="utf-8")
+    known, other = exchanging.Token(str(secret)), exchanging.Token(str(tmp_path / "none"))
+    work = SimpleNamespace(
+        arguments=SimpleNamespace(bind=here, port=port, hosts=[here, friend], exchange_limit=0.0),
+        token=known,
+        store=store,
+        listing={"files": []},
+        coming=list,
+        give_away=lambda: "",
+    )
+    exchange = exchanging.Exchange(work)
     try:
-        assert tool.peer_answers(here, port, friend, "HEAD", "config.json") is True
-        assert tool.peer_answers(here, port, stranger, "HEAD", "config.json") is False
-        assert tool.peer_answers(here, port, stranger, "POST") is False
-        assert tool.peer_answers(here, port, stranger, "GET", "config.json") is False
-        assert tool.peer_answers(here, port, friend, "HEAD", "../work/state.json") is False
-        assert tool.peer_answers(here, port, friend, "GET", "../work/state.json") is False
+        ours = exchanging.Peer(here, port, friend, known)
+        theirs = exchanging.Peer(here, port, stranger, known)
+        without = exchanging.Peer(here, port, friend, other)
+        assert ours.have()["have"]["config.json"] == hashlib.sha256(FILES["config.json"]).hexdigest()
+        assert _status(ours, "config.json") == 200
+        assert _status(ours, "../work/state.json") == 404
+        for peer in (theirs, without):
+            assert peer.have() is None
+            assert peer.listed() is None
+            assert _status(peer, "config.json") == 403
+            assert not peer.tell_done()
         assert exchange.done == set()
-        assert tool.peer_answers(here, port, friend, "POST") is True
+        assert ours.tell_done()
         assert exchange.done == {friend}
+        secret.write_text("another run", encoding="utf-8")
+        late = exchanging.Peer(here, port, friend, exchanging.Token(str(secret)))
+        assert late.have() is not None, "a job that was attached to reads the new token"
     finally:
         exchange.close()
-    assert tool.peer_answers(here, port, friend, "HEAD", "config.json") is None
+    assert ours.have() is None
+
+
+def _status(peer: Any, name: str) -> int:
+    connection, answer = peer.open(name, {}, 5)
+    connection.close()
+    return int(answer.status)

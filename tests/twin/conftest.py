@@ -124,7 +124,12 @@ def new_rig(tmp_path: Path, networks: Iterator[str]) -> Iterator[Callable[..., R
 @pytest.fixture
 def world(tmp_path: Path) -> World:
     """Return a bare world whose hosts count as on, but have no processes and no listeners."""
-    world = World(twin_params("127.90.250", **{"twin.time_factor": 1000}), tmp_path)
+    return bare_world(tmp_path)
+
+
+def bare_world(folder: Path) -> World:
+    """Make a world without processes below a folder."""
+    world = World(twin_params("127.90.250", **{"twin.time_factor": 1000}), folder)
     for node in world.nodes.values():
         make_disk(node, world.params, range(8) if node.name == "node2" else ())
         node.up = True

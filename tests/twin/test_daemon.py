@@ -58,6 +58,7 @@ DEPLOY = "BackendConfig.ModelDeployConfig"
         (f"{DEPLOY}.maxInputTokenLen", True, "maxInputTokenLen must be an integer"),
         ("BackendConfig.npuDeviceIds", [[0, 1, 1, 2]], "npuDeviceID does not allow repetitive element"),
         ("BackendConfig.npuDeviceIds", [[0]], "The size of npuDeviceIds does not equal to worldSize"),
+        ("ServerConfig.ipAddress", "0.0.0.0", "ipAddress [0.0.0.0] needs allowAllZeroIpListening."),
     ],
 )
 def test_a_config_out_of_range_is_refused(dotted: str, value: object, words: str) -> None:
@@ -72,6 +73,37 @@ def test_comments_in_the_config_are_no_json() -> None:
     """Comments in the config are no JSON."""
     with pytest.raises(ConfigError, match="Failed to parse config"):
         read_config(b'{"ServerConfig": {} // a comment\n}')
+
+
+def test_what_older_images_refuse() -> None:
+    """Links above 1000 and parallel sizes are for images from 2.0.RC1 on."""
+    many = json.dumps(change(default_config(), "ServerConfig.maxLinkNum", 4096)).encode()
+    sizes = json.dumps(change(default_config(), f"{DEPLOY}.ModelConfig.0.dp", 2)).encode()
+    for config, words in ((many, "maxLinkNum"), (sizes, "dp is not a key")):
+        read_config(config, "2.1.RC1")
+        with pytest.raises(ConfigError, match=words):
+            read_config(config, "2.0.T3.1")
+
+
+def test_a_container_without_device_driver_or_network_file_is_refused(tmp_path: Path) -> None:
+    """Each part that docker run must give is missed in its own words."""
+    parts = ["dev/davinci0", "dev/davinci_manager", "dev/devmm_svm", "dev/hisi_hdc", "etc/hccn.conf"]
+    parts.append("usr/local/Ascend/driver/version.info")
+    for part in parts:
+        (tmp_path / part).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / part).write_text("x", encoding="utf-8")
+
+    def place(path: str) -> Path:
+        return tmp_path / path.lstrip("/")
+
+    checks.check_devices(place, [0])
+    words = ["devId[0]", "-8005", "-8005", "-8005", "Parameter device_ip is invalid", "libascend_hal.so"]
+    for part, word in zip(parts, words, strict=True):
+        (tmp_path / part).rename(tmp_path / "away")
+        with pytest.raises(checks.StartFailure) as failed:
+            checks.check_devices(place, [0])
+        assert word in said(failed.value)
+        (tmp_path / "away").rename(tmp_path / part)
 
 
 @pytest.fixture
@@ -296,11 +328,12 @@ def cluster(tmp_path_factory: pytest.TempPathFactory, networks: Iterator[str]) -
             f"cat >/data/config.json <<'X'\n{service_config(ready.network)}\nX\n"
             f"cat >/data/rt.json <<'X'\n{json.dumps(rank_table(ready.network))}\nX\n"
             f"cat >/data/start.sh <<'X'\n{START}X\n"
-            f"chmod 640 /data/*.json; echo {ready.network}.$n >/data/ip; docker load -i /data/images/mindie.tar && "
-            f"docker run -itd --privileged --net=host --shm-size 2g --name box -v /data:/data {IMAGE} bash && "
+            f"chmod 640 /data/*.json; echo {ready.network}.$n >/data/ip; "
             f"for i in {{0..7}}; do {hccn} -ip -s address 192.168.11.${{n}}0$i netmask 255.255.255.0; "
             f"{hccn} -gateway -s gateway 192.168.11.${{n}}0$i; {hccn} -netdetect -s address 192.168.11.${{o}}0$i; "
-            f"{hccn} -tls -s enable 0; done"
+            f"{hccn} -tls -s enable 0; done; docker load -i /data/images/mindie.tar && "
+            f"docker run -itd --privileged --net=host --shm-size 2g --name box -v /data:/data "
+            f"-v /usr/local/Ascend/driver:/usr/local/Ascend/driver -v /etc/hccn.conf:/etc/hccn.conf {IMAGE} bash"
         )
         yield ready
     finally:

@@ -235,3 +235,28 @@ def test_behind_a_switch(tmp_path: Path) -> None:
     assert world.fabric.reachable(first, last)
     world.fabric.cards[names[3]][7].ip = first
     assert not world.fabric.reachable(first, world.fabric.cards[names[1]][1].ip)
+
+
+def test_roce_test_between_two_cards(world: World) -> None:
+    """The server waits for its client; both print the same report."""
+    for host, last in (("node1", 103), ("node2", 203)):
+        world.fabric.set_ip(host, 3, f"192.168.11.{last}", "255.255.255.0")
+    words = "hccn_tool -i 3 -roce_test ib_send_bw -s 1024 -n 1000 -tcp"
+
+    async def work() -> list[Reply]:
+        server = asyncio.create_task(hccn_tool(ToolCall(world, world.nodes["node1"], words.split())))
+        await asyncio.sleep(0.05)
+        again = await hccn_tool(ToolCall(world, world.nodes["node1"], words.split()))
+        line = f"{words} address 192.168.11.103"
+        client = await hccn_tool(ToolCall(world, world.nodes["node2"], line.split()))
+        alone = await hccn_tool(ToolCall(world, world.nodes["node2"], line.split()))
+        return [await server, client, again, alone]
+
+    server, client, again, alone = asyncio.run(work())
+    assert server == client
+    assert str(client.out).startswith("roce_report:\n---")
+    assert again == Reply(1, "Roce perftest is doing, please try later.\n")
+    assert "Couldn't connect to 192.168.11.103:18515" in str(alone.out)
+    assert asyncio.run(hccn_tool(ToolCall(world, world.nodes["node1"], words.replace("ib_send_bw", "x").split()))) == (
+        Reply(1, "", "Get invalid parameters!\n")
+    )

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 FACTS = (
     "uname -a; uname -m; arch; hostname; hostname -I; nproc; lscpu; free -k; free -g; df -P; df -h /data; ip addr; "
     "ip route; ss -lnt; netstat -lnt; cat /etc/os-release /etc/hosts /etc/passwd; dmesg; lspci; "
+    "uptime; lsblk; hostnamectl; date; timedatectl; chronyc tracking; cpupower frequency-info; "
+    "systemctl status docker; systemctl is-active docker firewalld; "
+    "cat /sys/class/dmi/id/product_name /sys/devices/system/cpu/cpu*/cpufreq/scaling_governor; "
     "sysctl kernel.osrelease; cat /proc/version /proc/meminfo /proc/cmdline /proc/sys/kernel/osrelease "
     "/proc/sys/kernel/hostname /proc/sys/kernel/random/boot_id; grep -c processor /proc/cpuinfo; "
     "head -9 /proc/cpuinfo; ps ax -o args"

@@ -9,7 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from runbook_lib.twin.service_engine import EngineConfig, kv_blocks
+from runbook_lib.capacity.layout import Layout
+from runbook_lib.capacity.rules import Generation, Rules
+from runbook_lib.capacity.setup import Setup
+from runbook_lib.twin.service_engine import EngineConfig
 from runbook_lib.twin.service_http import BUSINESS, MANAGEMENT, METRICS, Service, ServiceConfig
 from runbook_lib.twin.service_text import count_tokens
 
@@ -20,19 +23,18 @@ ADDRESS = "127.77.9.1"
 FAST = 2000.0
 
 
-def config(*, engine: EngineConfig | None = None, **changes: Any) -> ServiceConfig:
-    """Return a fast service on free ports."""
-    values: dict[str, Any] = {
-        "model": "deepseek-r1",
-        "max_seq_len": 2560,
-        "max_input_token_len": 2560,
-        "max_iter_times": 512,
-        "max_link_num": 300,
-        "engine": engine or EngineConfig(time_factor=FAST),
-        "monitor": True,
-        "planes": {BUSINESS: (ADDRESS, 0), MANAGEMENT: (ADDRESS, 0), METRICS: (ADDRESS, 0)},
-    }
-    return ServiceConfig(**(values | changes))
+def config(
+    *, blocks: int = 1938, time_factor: float = FAST, layout: Layout | None = None, monitor: bool = True, **changes: Any
+) -> ServiceConfig:
+    """Return a fast service on free ports; `changes` are scheduling settings."""
+    settings: dict[str, Any] = {"max_seq_len": 2560, "max_input_token_len": 2560, "max_iter_times": 512}
+    rules = Rules(blocks=0, **(settings | {"max_link_num": 300} | changes))
+    return ServiceConfig(
+        model="deepseek-r1",
+        engine=EngineConfig(Setup(layout or Layout(2, 8), rules), blocks, time_factor),
+        monitor=monitor,
+        planes={BUSINESS: (ADDRESS, 0), MANAGEMENT: (ADDRESS, 0), METRICS: (ADDRESS, 0)},
+    )
 
 
 @asynccontextmanager
@@ -197,9 +199,9 @@ def test_400_streams_at_once_all_get_their_tokens() -> None:
         answers = await asyncio.gather(*(call(port, "POST", "/v1/chat/completions", body) for _ in range(400)))
         assert {(status, len(events(answer))) for status, answer in answers} == {(200, 12)}
         assert service.engine.free_blocks == service.config.engine.blocks
-        assert service.in_flight == 0
+        assert service.engine.engine.linked == 0
 
-    run(scenario, config(max_link_num=400, engine=EngineConfig(max_batch=512, time_factor=FAST)))
+    run(scenario, config(max_link_num=400, max_batch_size=512))
 
 
 def test_more_than_three_times_max_link_num_is_refused() -> None:
@@ -211,29 +213,84 @@ def test_more_than_three_times_max_link_num_is_refused() -> None:
         statuses = sorted(status for status, _ in await asyncio.gather(*calls))
         assert statuses == [200] * 6 + [429] * 2
 
-    run(scenario, config(max_link_num=2, engine=EngineConfig(time_factor=100.0)))
+    run(scenario, config(max_link_num=2, time_factor=100.0))
 
 
-def test_short_of_blocks_the_old_prefill_budget_never_finishes_and_a_larger_one_does() -> None:
-    """Short of blocks the old prefill budget never finishes and a larger one does."""
+@pytest.mark.parametrize(("generation", "ends"), [(Generation.OLD, False), (Generation.NEW, True)])
+def test_the_recompute_dead_end_is_there_under_the_old_rule_only(generation: Generation, *, ends: bool) -> None:
+    """Preempted requests that are longer than maxPrefillTokens never come back; health stays green all the while."""
 
     async def scenario(service: Service, port: int) -> None:
         body = {"model": "deepseek-r1", "prompt": "a " * 300, "max_tokens": 500}
         calls = asyncio.gather(*(call(port, "POST", "/v1/completions", body) for _ in range(4)))
-        if service.config.engine.prefill_budget > 1000:
+        state = service.engine.engine
+        if ends:
             assert {status for status, _ in await calls} == {200}
-            assert service.engine.preemptions > 0
+            assert state.totals.preemptions > 0
             return
-        await until(lambda: bool(service.engine.waiting) and not service.engine.running)
+        await until(lambda: state.waiting > 0 and state.running == 0 and state.totals.preemptions > 0)
+        decodes = state.totals.decodes
+        late = asyncio.create_task(call(port, "POST", "/v1/completions", body | {"prompt": "short"}))
         await asyncio.sleep(0.1)
-        assert service.engine.waiting  # the head does not fit into one prefill: nothing will ever run
-        assert not service.engine.running
+        assert (state.running, state.totals.decodes) == (0, decodes)  # also who came later gets no token, for ever
+        assert not late.done()
         assert (await call(port, "GET", "/health"))[0] == 200
-        calls.cancel()
-        await asyncio.gather(calls, return_exceptions=True)
+        assert (await call(port, "GET", "/v2/health/ready"))[0] == 200
+        assert b'num_requests_running{model_name="deepseek-r1"} 0' in (await call(port, "GET", "/metrics"))[1]
+        for task in (calls, late):
+            task.cancel()
+        await asyncio.gather(calls, late, return_exceptions=True)
 
-    for budget in (2560, 320):
-        run(scenario, config(engine=EngineConfig(blocks=14, prefill_budget=budget, time_factor=20000.0)))
+    run(
+        scenario,
+        config(blocks=14, time_factor=20000.0, max_input_token_len=320, max_prefill_tokens=320, generation=generation),
+    )
+
+
+def test_streams_are_told_what_the_engine_decided() -> None:
+    """First-token and decode times on the wire are those of the engine, and metrics count them."""
+
+    async def scenario(service: Service, port: int) -> None:
+        loop = asyncio.get_running_loop()
+        reader, writer = await asyncio.open_connection(ADDRESS, port)
+        data = json.dumps(chat(tokens=20, stream=True)).encode()
+        start_s = loop.time()
+        writer.write(b"POST /v1/chat/completions HTTP/1.1\r\nContent-Length: %d\r\n\r\n%b" % (len(data), data))
+        await reader.readuntil(b'"role":"assistant"')
+        first_s = loop.time() - start_s
+        await reader.readuntil(b"[DONE]")
+        end_s = loop.time() - start_s
+        writer.close()
+        await writer.wait_closed()
+        times, factor = service.config.engine.setup.times, service.config.engine.time_factor
+        prompt = count_tokens("What limits decode speed?") + 4
+        prefill_s = (times.prefill_ps(prompt, prompt**2, prompt) + 5e9) / 1e12 / factor
+        context = sum(prompt + index for index in range(1, 20))
+        decode_s = (19 * times.decode_ps(1, 1) + context * times.context_ps) / 1e12 / factor
+        assert first_s >= prefill_s
+        assert end_s >= prefill_s + decode_s
+        assert service.engine.lateness.steps == 20
+        (ttft, decode) = (service.metrics.ttft, service.metrics.tpot)
+        assert ttft.total == pytest.approx(prefill_s * factor, rel=1e-6)
+        assert decode.total == pytest.approx(decode_s * factor / 19, rel=1e-6)
+
+    run(scenario, config(time_factor=20.0))
+
+
+def test_groups_have_queues_and_blocks_of_their_own() -> None:
+    """With dp 2 the requests are spread over two groups, whose blocks all come back."""
+
+    async def scenario(service: Service, port: int) -> None:
+        body = chat(tokens=40, stream=True)
+        calls = asyncio.gather(*(call(port, "POST", "/v1/chat/completions", body) for _ in range(8)))
+        groups = service.engine.engine.groups
+        await until(lambda: [group.live for group in groups] == [4, 4])
+        assert {status for status, _ in await calls} == {200}
+        assert [group.free for group in groups] == [500, 500]
+        status = json.loads((await call(port, "GET", "/v1/status"))[1])
+        assert status["resource"]["totalBlockNum"] == status["resource"]["availBlockNum"] == 1000
+
+    run(scenario, config(blocks=500, layout=Layout(2, 8, dp=2), time_factor=100.0))
 
 
 def test_a_client_that_leaves_gives_its_blocks_back() -> None:
@@ -243,18 +300,10 @@ def test_a_client_that_leaves_gives_its_blocks_back() -> None:
         _, writer = await asyncio.open_connection(ADDRESS, port)
         data = json.dumps(chat(tokens=500, stream=True)).encode()
         writer.write(b"POST /v1/chat/completions HTTP/1.1\r\nContent-Length: %d\r\n\r\n%b" % (len(data), data))
-        await until(lambda: bool(service.engine.running))
+        await until(lambda: service.engine.engine.running > 0)
         writer.transport.abort()
-        await until(lambda: service.in_flight == 0)
+        await until(lambda: service.engine.engine.linked == 0)
         assert service.engine.free_blocks == service.config.engine.blocks
         assert service.metrics.failed == 1
 
-    run(scenario, config(engine=EngineConfig(time_factor=50.0)))
-
-
-def test_blocks_follow_the_documented_rule() -> None:
-    """Blocks follow the documented rule."""
-    documented = {("w8a8", 32, 0.8): 3130, ("w8a8", 16, 0.8): 792, ("w8a8", 16, 0.95): 1938, ("bf16", 32, 0.95): 1951}
-    for (weights, cards, fraction), blocks in documented.items():
-        assert kv_blocks(weights, cards, fraction) == pytest.approx(blocks, abs=6)
-    assert kv_blocks("bf16", 16, 0.95) < 0
+    run(scenario, config(time_factor=50.0))

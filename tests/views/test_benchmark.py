@@ -7,8 +7,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from runbook_lib.model import Finding, Subject, Verdict
-from runbook_lib.views.benchmark import benchmark_html, number
-from runbook_lib.views.figures import latency_figure, throughput_figure, verdict_heatmap
+from runbook_lib.views.benchmark import benchmark_html, number, percent
+from runbook_lib.views.figures import (
+    distribution_figure,
+    latency_figure,
+    length_heatmap,
+    throughput_figure,
+    verdict_heatmap,
+)
 from runbook_lib.views.points import point_views
 
 
@@ -110,6 +116,57 @@ def test_a_missing_conclusion_is_unknown() -> None:
     assert "Recommended" not in html
     assert "<svg" not in html
     assert "No point was measured" in benchmark_html([], "", scaled_down=False)
+
+
+def test_distributions_show_only_what_was_recorded() -> None:
+    """One curve for each level, at most six; points that are not ok have none."""
+    curves = {"ttft_ms": [float(value) for value in range(101)], "itl_ms": [50.0] * 101}
+    text = distribution_figure([point(level, percentiles=curves) for level in (8, 16)])
+    assert ET.fromstring(text).tag.endswith("svg")  # noqa: S314 - our own text
+    for label in ("time to first token, s", "gap between chunks, ms", ">8<", ">16<"):
+        assert label in text
+    many = distribution_figure([point(level, percentiles=curves) for level in range(1, 21)])
+    assert ">20<" in many
+    assert ">19<" not in many
+    assert "no distribution recorded" in distribution_figure([point(8), point(16, ok=False, percentiles=curves)])
+
+
+def test_the_grid_of_lengths_is_a_map_and_has_no_curves() -> None:
+    """The best throughput of each pair; a pair that was not measured well is a dot."""
+    points = [
+        point(level, ok=(inputs, outputs) != (512, 512), asked_input_tokens=inputs, asked_output_tokens=outputs)
+        for inputs in (128, 512) for outputs in (128, 512) for level in (8, 16)
+    ]  # fmt: skip
+    text = length_heatmap(points)
+    assert "input tokens" in text
+    assert text.count(">816</text>") == 3
+    assert ">.</text>" in text
+    assert not length_heatmap([point(8, asked_input_tokens=1, asked_output_tokens=1)])
+    html = body(benchmark_html(points, "x", scaled_down=False))
+    assert html.count("<svg") == 1
+    assert "<td>128 / 512</td>" in html
+
+
+def test_what_binds_repeats_and_comparisons_are_shown() -> None:
+    """With their source; a comparison without a common level is left out."""
+    difference = {"concurrency": 400, "output_tokens_per_s": -0.031, "ttft": None, "decode": 0.5}
+    spread = {"mean": 882.7, "std": 1.0, "ci95": 9.9, "repeats": 3}
+    level = {"input_tokens": 64, "output_tokens": 20, "concurrency": 64, "repeats": 3, "ok": True}
+    answers = {
+        "sweeps": [{"binds": "kv", "binds_reason": "the cache was full", "input_tokens": 64, "output_tokens": 20}],
+        "levels": [{**level, "output_tokens_per_s": spread}],
+        "comparisons": [
+            {"name": "field report", "source": "example.org/<plot>", "differences": [difference]},
+            {"name": "nothing in common", "source": "", "differences": []},
+        ],
+    }
+    html = body(benchmark_html([point(400)], "x", scaled_down=False, figures=False, answers=answers))
+    assert "What binds: <strong>kv</strong>. the cache was full" in html
+    assert "883 ± 9.90" in html
+    assert "<td>-3.1 %</td><td>–</td><td>+50.0 %</td>" in html  # noqa: RUF001 - the dash that is shown
+    assert "example.org/&lt;plot&gt;" in html
+    assert "nothing in common" not in html
+    assert percent(float("nan")) == "–"  # noqa: RUF001 - the dash that is shown
 
 
 def test_numbers_have_three_digits() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from runbook_lib.model import Change, Command, Finding, Plan, Subject, Verdict
 from runbook_lib.views.figures import throughput_figure
-from runbook_lib.views.report import RunSummary, StageSummary, duration, run_report
+from runbook_lib.views.report import Ran, RunSummary, StageSummary, duration, run_report
 
 GOOD = Finding("NET-MTU", "network", Subject("node-1", 0), Verdict.OK, "4096", "4096")
 BAD = replace(GOOD, verdict=Verdict.FAIL, seen="1500", next_command="runbook plan p.yaml")
@@ -51,6 +51,15 @@ def test_a_stage_cannot_look_better_than_its_findings() -> None:
     html = run_report(replace(RUN, stages=[replace(STAGE, findings=[GOOD, BAD])]))
     assert headline(html) == "fail"
     assert "runbook plan p.yaml" in html
+
+
+def test_commands_that_ran_are_folded_away_with_their_times() -> None:
+    """Each has host, time and exit code; long ones are cut."""
+    ran = [Ran("node-1", ("sh", "-c", "echo <b>"), 0, 0.05), Ran("node-2", ("x" * 900,), None, None)]
+    html = run_report(replace(RUN, stages=[replace(STAGE, ran=ran)]))
+    assert "commands that ran: 2 (0.1 s)" in html or "commands that ran: 2 (0.0 s)" in html
+    assert "[0]  sh -c &#39;echo &lt;b&gt;&#39;" in html
+    assert "[?]  " + "x" * 300 + "..." in html
 
 
 @pytest.mark.parametrize("name", ["network", "20_network_setup"])

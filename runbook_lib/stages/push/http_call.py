@@ -6,20 +6,23 @@ Usage: http_call.py METHOD URL TIMEOUT_S [BODY [GATE]]. With GATE the request is
 
 import http.client
 import json
+import ssl
 import sys
 import time
 import urllib.error
 import urllib.request
 
 LONGEST = 200_000
-GATE_TIMEOUT_S = 5.0
+GATE_TIMEOUT_S = 3.0
 
 
 def call(method, url, timeout, body=None):
     """Return {status, body, error}; status is 0 when no answer came."""
     said = {"status": 0, "body": "", "error": ""}
     request = urllib.request.Request(url, data=body, method=method, headers={"Content-Type": "application/json"})
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # cluster addresses never go through a proxy
+    # cluster addresses never go through a proxy; the service's certificate may be the cluster's own
+    context = ssl._create_unverified_context()  # noqa: S323, SLF001 - the host asks its own service
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=context))
     try:
         with opener.open(request, timeout=timeout) as answer:
             said.update(status=answer.status, body=answer.read(LONGEST).decode("utf-8", "replace"))
@@ -36,6 +39,7 @@ def main():
     body = sys.argv[4].encode("utf-8") if len(sys.argv) > 4 else None
     gate = sys.argv[5] if len(sys.argv) > 5 else ""
     started = time.monotonic()
+    body = body or None
     open_gate = not gate or call("GET", gate, GATE_TIMEOUT_S)["status"] == 200
     if open_gate:
         said = call(method, url, float(timeout), body)

@@ -55,6 +55,8 @@ def disks(call: ToolCall) -> list[Disk]:
     root_size, data_size = hardware.ROOT_DISK_KB * 1024, hardware.DATA_DISK_KB * 1024
     root_used = hardware.ROOT_USED_KB * 1024
     data_used = _DATA_BASE_KB * 1024 + _content(call.node.files / big.lstrip("/"))
+    if call.world.machine(call.node.name).get("data_full"):
+        data_used = data_size - data_size // _RESERVED
     half = hardware.MEM_TOTAL_KB * 1024 // 2
     return [
         Disk("/dev/mapper/openeuler-root", "ext4", "/", root_size, root_used, root_size - root_used),

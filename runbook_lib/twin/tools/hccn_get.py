@@ -74,15 +74,16 @@ def _link(fabric: Fabric, node: str, card: int) -> Got:
 
 
 def _lldp(fabric: Fabric, node: str, card: int) -> Got:
-    if fabric.topology is Topology.DIRECT or not fabric.link_up(node, card):
-        return ""  # a peer card speaks no LLDP
+    port = fabric.lldp(node, card)
+    if port is None:
+        return ""
     return (
-        "Chassis ID TLV\n\tMAC: 10:24:07:6a:00:01\nPort ID TLV\n"
-        f"\tIfname: {fabric.switch_port(node, card)}\n"
+        f"Chassis ID TLV\n\tMAC: {port.chassis}\nPort ID TLV\n"
+        f"\tIfname: {port.ifname}\n"
         "System Description TLV\n\tVersatile Routing Platform Software\n"
         "VRP (R) software, Version 8.211 (DX511 V200R021C10SPC600)\n\nHuarong DX511\n\n"
         "System Capabilities TLV\n\tEnabled capabilities: Bridge, Router\n"
-        "Management Address TLV\n\tIPv4: 172.16.0.11\n"
+        f"Management Address TLV\n\tIPv4: {port.management}\n"
         "Maximum Frame Size TLV\n\t9216\nEnd of LLDPDU TLV\n"
     )
 
@@ -106,7 +107,9 @@ def _mac(fabric: Fabric, node: str, card: int) -> Got:
 def _speed(fabric: Fabric, node: str, card: int) -> Got:
     if not fabric.link_up(node, card):
         return "Speed: Unknown!\n"
-    return f"Speed: {fabric.hardware(node, card).get('speed', SPEED_MBPS)} Mb/s\n"
+    ends = [(node, card)] + ([peer] if (peer := fabric.peer(node, card)) else [])
+    speed = min(int(fabric.hardware(*end).get("speed", SPEED_MBPS)) for end in ends)  # what both ends can do
+    return f"Speed: {speed} Mb/s\n"
 
 
 def _duplex(fabric: Fabric, node: str, card: int) -> Got:
@@ -124,7 +127,11 @@ def _fec(fabric: Fabric, node: str, card: int) -> Got:
 def _optical(fabric: Fabric, node: str, card: int) -> Got:
     if fabric.topology is Topology.DIRECT:
         return "optical info:\npresent              : not present\n"  # a copper cable has no module
+    module = fabric.hardware(node, card).get("optics")
+    if module == "absent":
+        return "optical info:\npresent              : not present\n"
     lit = fabric.link_up(node, card)
+    received = 0.09 if module == "weak" else 0.94
     rows = {
         "present": "present",
         "temperature": f"{41 + card % 4} C",
@@ -137,7 +144,7 @@ def _optical(fabric: Fabric, node: str, card: int) -> Got:
         "manufact date code": "230914",
         "Vcc": "3301.40 mV",
         **{f"Tx Power{lane}": f"{1.02 + lane / 100 if lit else 0.0:.4f} mW" for lane in range(4)},
-        **{f"Rx Power{lane}": f"{0.94 + lane / 100 if lit else 0.0:.4f} mW" for lane in range(4)},
+        **{f"Rx Power{lane}": f"{received + lane / 100 if lit else 0.0:.4f} mW" for lane in range(4)},
         **{f"Tx Bias{lane}": "7.9360 mA" for lane in range(4)},
         "Tx Los Flag": "0x0",
         "Rx Los Flag": "0x0" if lit else "0xf",
@@ -160,6 +167,8 @@ def _stamp(moment: datetime) -> str:
 
 
 def _link_stat(fabric: Fabric, node: str, card: int) -> Got:
+    if fabric.flaps(node, card):
+        fabric.flap(node, card)
     changes = fabric.cards[node][card].changes
     head = f"[devid {card}]"
     ups = sum(1 for _, what in changes if what == "LINK UP")
@@ -174,11 +183,7 @@ def _link_stat(fabric: Fabric, node: str, card: int) -> Got:
 
 
 def _stat(fabric: Fabric, node: str, card: int) -> Got:
-    counted = {
-        "nic_tx_all_pkg_num": 12_240,
-        "nic_rx_all_pkg_num": 64_148,
-        **fabric.hardware(node, card).get("stat", {}),
-    }
+    counted = fabric.count(node, card)
     return "packet statistics:\n" + "".join(f"{name}:{counted.get(name, 0)}\n" for name in _STATS)
 
 
@@ -209,8 +214,41 @@ def _arp(fabric: Fabric, node: str, card: int) -> Got:
     return known
 
 
-def _version(_fabric: Fabric, _node: str, _card: int) -> Got:
-    return f"Network Driver Version: {hardware.DRIVER}\nNetwork Firmware Version: {hardware.FIRMWARE}\n"
+def _version(fabric: Fabric, node: str, _card: int) -> Got:
+    driver, firmware = hardware.versions(fabric.world.machine(node))
+    return f"Network Driver Version: {driver}\nNetwork Firmware Version: {firmware}\n"
+
+
+def _vnic(_fabric: Fabric, _node: str, card: int) -> Got:
+    return f"vnic link status: UP\nvnic ipaddr: 192.168.1.{199 - card}\nvnic netmask: 255.255.255.0\n"
+
+
+def _udp(_fabric: Fabric, _node: str, _card: int) -> Got:
+    return "udp_port:0\nstatus:auto\n"
+
+
+def _pci(_fabric: Fabric, _node: str, card: int) -> Got:
+    return f"pci:0000:{hardware.BUS_IDS[card % len(hardware.BUS_IDS)]}:00.0\n"
+
+
+def _shaping(_fabric: Fabric, _node: str, _card: int) -> Got:
+    return f"bw_limit[{SPEED_MBPS} Mbps], bw_max[{SPEED_MBPS} Mbps]\n"
+
+
+def _bandwidth(_fabric: Fabric, _node: str, _card: int) -> Got:
+    return f"Bandwidth TX: {0:5d}.{0:02d} MB/sec\nBandwidth RX: {0:5d}.{0:02d} MB/sec\n"
+
+
+def _hw_stats(_fabric: Fabric, _node: str, card: int) -> Got:
+    names = ("pd_alloc", "pd_dealloc", "mr_alloc", "mr_dealloc", "cq_alloc", "cq_dealloc", "qp_alloc", "qp_dealloc")
+    return "".join(f"[devid {card}] {name}: 1\n" for name in names)
+
+
+def _status(fabric: Fabric, node: str, card: int) -> Got:
+    up = fabric.link_up(node, card)
+    rows = ("Duplex: " + ("Full" if up else "Unknown!"), "Port: FIBRE", f"Link detected: {'yes' if up else 'no'}")
+    speed = str(_speed(fabric, node, card)).replace(" Mb/s", "Mb/s").rstrip()
+    return f"Netdev status:Settings for eth{card}:\n" + "".join(f"\t{row}\n" for row in (speed, *rows))
 
 
 GETS: dict[str, Callable[[Fabric, str, int], Got]] = {
@@ -232,4 +270,11 @@ GETS: dict[str, Callable[[Fabric, str, int], Got]] = {
     "-route": _route,
     "-arp": _arp,
     "-version": _version,
+    "-vnic": _vnic,
+    "-udp": _udp,
+    "-pci": _pci,
+    "-shaping": _shaping,
+    "-bandwidth": _bandwidth,
+    "-hw_stats": _hw_stats,
+    "-status": _status,
 }

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from runbook_lib.twin.tools.hccn_get import GETS
+from runbook_lib.twin.tools.hccn_roce import roce_test
 from runbook_lib.twin.world import Reply
 
 if TYPE_CHECKING:
@@ -22,9 +23,11 @@ if TYPE_CHECKING:
 
 CALL_S = 0.1  # emulated; the real tool takes tens of milliseconds, during which it holds its lock
 BUSY = "hccn_tool is busy, please try again.\n"
+GARBAGE = "\x1b[2Jlink st\udcff\udc9c\x00\x7f ipadd\udcf0:10.\udc80 %s %d tls sw[\n\udcfe\udcfe0x8b31\n"
 DONE = "Cmd executed successfully!\n"
 _PING_PACKETS = 3
 _PING_TIMEOUT_S = 1.0
+_PING_HEADERS = 28  # IP and ICMP
 _MAX_CARD = 15
 _MAX_PAYLOAD = 65507
 _busy: set[str] = set()
@@ -34,7 +37,7 @@ HELP = """Usage: hccn_tool {-i <phy_id> | -a} -<subcmd> {-g | -s} [key value] ..
   -a                   all devices
 Sub commands:
   -ip -gateway -netdetect -net_health -link -link_stat -lldp -tls -ping -speed -duplex -mtu -fec -optical
-  -mac -stat -route -arp -version -cfg
+  -mac -stat -route -arp -version -vnic -udp -pci -shaping -bandwidth -hw_stats -status -roce_test -cfg
 """
 
 USAGE = {
@@ -73,12 +76,23 @@ class Port:
 
 async def hccn_tool(call: ToolCall) -> Reply:
     """Answer one call; a second one on the same host meanwhile is refused."""
-    node = call.node.name
-    if node in _busy:
+    node, condition = call.node.name, call.world.machine(call.node.name)
+    if condition.get("hccn_tool") == "denied":
+        return Reply(12, err="permission denied: pls check this cmd run permission.\n")
+    if condition.pop("reboot_at_call", 0) and call.world.reboot is not None:
+        call.world.reboot(node)
+        await asyncio.Event().wait()  # the power goes off meanwhile
+    if condition.get("hccn_busy_calls", 0) > 0:
+        condition["hccn_busy_calls"] -= 1
+        return Reply(11, BUSY)
+    if node in _busy or condition.get("hccn_tool") == "busy":
         return Reply(11, BUSY)
     _busy.add(node)
     try:
         await call.world.sleep(CALL_S)
+        if call.argv[3:4] == ["-roce_test"]:
+            _busy.discard(node)  # a server waits for its client, maybe on the same host
+            return await _roce(call)
         return await _run(call)
     finally:
         _busy.discard(node)
@@ -92,10 +106,19 @@ async def _run(call: ToolCall) -> Reply:
     try:
         cards, rest = _devices(call, arguments)
         for card in cards:
-            out += await _one(Port(call, card), rest)
+            garbage = call.world.fabric.hardware(call.node.name, card).get("garbage")
+            out += GARBAGE if garbage else await _one(Port(call, card), rest)
     except Failure as failure:
         return Reply(failure.code, out + failure.out, failure.words + "\n")
     return Reply(0, out)
+
+
+async def _roce(call: ToolCall) -> Reply:
+    try:
+        [card], rest = _devices(call, call.argv[1:])
+    except Failure as failure:
+        return Reply(failure.code, failure.out, failure.words + "\n")
+    return await roce_test(call, card, rest[1:])
 
 
 def _devices(call: ToolCall, arguments: list[str]) -> tuple[list[int], list[str]]:
@@ -290,9 +313,14 @@ async def _ping(port: Port, values: list[str]) -> str:
         raise Failure(1, "Execute failed: Link status is down.")
     if not port.fabric.cards[node][card].ip:
         raise Failure(13, "Get ipconf failed, because no ip was preset there!")
+    if int(size) + _PING_HEADERS > port.fabric.cards[node][card].mtu:
+        raise Failure(1, "Cmd execute failed!", f"device {card} PING {target}\nMessage too long\n")
+    answered = port.fabric.answers(node, card, target)
+    answered = answered and int(size) + _PING_HEADERS <= port.fabric.path_mtu(node, card, target)
+    first_lost = port.fabric.lossy(node, card, target)
     lines, received = [f"device {card} PING {target}"], 0
     for number, time_ms in enumerate((1.418, 0.034, 0.040)[:_PING_PACKETS]):
-        if port.fabric.answers(node, card, target):
+        if answered and not (number == 0 and first_lost):
             received += 1
             lines.append(f"recv seq={number},time={time_ms:f}ms")
         else:

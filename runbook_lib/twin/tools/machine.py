@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 from runbook_lib.twin import hardware
@@ -105,7 +106,8 @@ async def free(call: ToolCall) -> Reply:
             return f"{kilobytes / _GIB / 1024:.1f}Ti" if kilobytes >= _GIB * 1024 else f"{kilobytes // _GIB}Gi"
         return str(int(kilobytes / unit))
 
-    total, used, cache = hardware.MEM_TOTAL_KB, hardware.MEM_USED_KB, hardware.MEM_CACHE_KB
+    used, cache = hardware.MEM_USED_KB, hardware.MEM_CACHE_KB
+    total = int(call.world.machine(call.node.name).get("mem_total_kb", hardware.MEM_TOTAL_KB))
     memory = (total, used, total - used - cache, 102_400, cache, total - used)
     swap = (hardware.SWAP_TOTAL_KB, 0, hardware.SWAP_TOTAL_KB)
     names = ("total", "used", "free", "shared", "buff/cache", "available")
@@ -138,6 +140,47 @@ async def date(call: ToolCall) -> Reply:
     ):
         form = form.replace(code, value)
     return Reply(0, now.strftime(form) + "\n")
+
+
+async def uptime(call: ToolCall) -> Reply:
+    """Print how long the host runs; nobody else is logged in and nothing loads it."""
+    now = call.world.emulated_now(call.node.name)
+    minutes = int((call.world.monotonic() - call.node.booted_at) // 60)
+    days, rest = divmod(minutes, 24 * 60)
+    since = f"{days} days, " * bool(days) + (f"{rest // 60}:{rest % 60:02d}" if rest >= 60 else f"{rest} min")  # noqa: PLR2004
+    return Reply(0, f" {now:%H:%M:%S} up {since},  0 users,  load average: 0.31, 0.27, 0.24\n")
+
+
+async def lsblk(call: ToolCall) -> Reply:
+    """Print the two disks."""
+    big = "/" + PurePosixPath(call.world.params.model.weights.directory).parts[1]
+    rows = (
+        ("sda", "8:0", "0", "446.6G", "0", "disk", ""),
+        ("`-openeuler-root", "253:0", "0", "100G", "0", "lvm", "/"),
+        ("nvme0n1", "259:0", "0", "7T", "0", "disk", big),
+    )
+    head = ("NAME", "MAJ:MIN", "RM", "SIZE", "RO", "TYPE", "MOUNTPOINTS")
+    lines = [
+        f"{name:<18}{number:>7} {removable:>2} {size:>6} {read_only:>2} {kind:<4} {target}".rstrip()
+        for name, number, removable, size, read_only, kind, target in (head, *rows)
+    ]
+    return Reply(0, "\n".join(lines) + "\n")
+
+
+async def hostnamectl(call: ToolCall) -> Reply:
+    """Print who the host is."""
+    rows = {
+        "Static hostname": call.node.name,
+        "Icon name": "computer-server",
+        "Chassis": "server",
+        "Boot ID": call.node.boot_id.replace("-", ""),
+        "Operating System": "openEuler 22.03 (LTS-SP4)",
+        "Kernel": f"Linux {hardware.KERNEL}",
+        "Architecture": "arm64",
+        "Hardware Vendor": "Huawei",
+        "Hardware Model": hardware.PRODUCT,
+    }
+    return Reply(0, "".join(f"{key:>16}: {value}\n" for key, value in rows.items()))
 
 
 async def lspci(call: ToolCall) -> Reply:

@@ -5,6 +5,7 @@ Failures print an English line on stdout and give a non-zero code.
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
 from runbook_lib.twin import hardware
@@ -28,16 +29,42 @@ async def npu_smi(call: ToolCall) -> Reply:
     """Answer one call."""
     await call.world.sleep(CALL_S)
     arguments = call.argv[1:]
+    condition = call.world.machine(call.node.name).get("npu_smi")
+    if condition == "hangs":
+        await asyncio.Event().wait()  # until the caller gives up
+    if condition == "dcmi":
+        return Reply(_HIGH_CODE, "dcmi module initialize failed. ret is -8005\n")
     if not arguments or arguments in (["-h"], ["--help"], ["info", "-h"]):
         return Reply(0, _USAGE)
     if arguments in (["-v"], ["--version"]):
-        return Reply(0, f"npu-smi version: {hardware.DRIVER}\n")
-    if arguments[0] != "info":
-        return Reply(1, f"Error parameter of {arguments[0]}\n{_USAGE}")
-    return _info(call, arguments[1:])
+        return Reply(0, f"npu-smi version: {hardware.versions(call.world.machine(call.node.name))[0]}\n")
+    if arguments[:3] == ["set", "-t", "reset"]:
+        return _reset(call, arguments[3:])
+    reply = _info(call, arguments)
+    if condition == "garbage" and isinstance(reply.out, str):
+        return Reply(reply.code, reply.out[: len(reply.out) * 2 // 5])
+    return reply
 
 
-def _info(call: ToolCall, arguments: list[str]) -> Reply:
+def _reset(call: ToolCall, arguments: list[str]) -> Reply:
+    """Reset a card, unless a process holds it. The wording is inferred: no capture of this answer was found."""
+    options = dict(zip(arguments[::2], arguments[1::2], strict=False))
+    card = options.get("-i", "")
+    if set(options) - {"-i", "-c", "-m"} or not card.isdigit() or len(arguments) % 2:
+        return Reply(1, f"Error parameter of -i\n{_USAGE}")
+    if int(card) not in call.world.fabric.present(call.node.name):
+        return Reply(_HIGH_CODE, "Invalid card id.\n")
+    if call.world.hbm.get((call.node.name, int(card))):
+        return Reply(_HIGH_CODE, _rows({"Status": "FAIL", "Message": "The device is in use"}))
+    call.world.fabric.reset(call.node.name, int(card))
+    call.world.save()
+    return Reply(0, _rows({"Status": "OK", "Message": f"Reset card {card} successfully"}))
+
+
+def _info(call: ToolCall, words: list[str]) -> Reply:
+    if words[0] != "info":
+        return Reply(1, f"Error parameter of {words[0]}\n{_USAGE}")
+    arguments = words[1:]
     fabric, node = call.world.fabric, call.node.name
     present = fabric.present(node)
     if not present:
@@ -78,10 +105,11 @@ def _load(fabric: Fabric, node: str, card: int) -> tuple[float, int, int]:
 
 def _table(call: ToolCall, present: list[int]) -> str:
     fabric, node = call.world.fabric, call.node.name
-    title = f"npu-smi {hardware.DRIVER}"
+    driver, _ = hardware.versions(call.world.machine(node))
+    title = f"npu-smi {driver}"
     lines = [
         _FRAME,
-        f"| {title:<32} {f'Version: {hardware.DRIVER}':<61} |",
+        f"| {title:<32} {f'Version: {driver}':<61} |",
         _COLUMNS,
         "| NPU   Name                | Health        | Power(W)    Temp(C)           Hugepages-Usage(page)|",
         "| Chip                      | Bus-Id        | AICore(%)   Memory-Usage(MB)  HBM-Usage(MB)        |",
@@ -90,9 +118,10 @@ def _table(call: ToolCall, present: list[int]) -> str:
     for card in present:
         power, temperature, busy = _load(fabric, node, card)
         health = str(fabric.hardware(node, card).get("health", "OK"))
-        used = f"{fabric.hbm_used(node, card):<5}/ {hardware.HBM_TOTAL_MB}"
+        chip = fabric.hardware(node, card).get("chip", hardware.CHIP)
+        used = f"{fabric.hbm_used(node, card):<5}/ {_total(fabric, node, card)}"
         lines += [
-            f"| {card:<5} {hardware.CHIP:<19} | {health:<13} | {power:<11.1f} {temperature:<17} {'0    / 0':<21}|",
+            f"| {card:<5} {chip:<19} | {health:<13} | {power:<11.1f} {temperature:<17} {'0    / 0':<21}|",
             f"| {0:<25} | {_bus(card):<13} | {busy:<11} {'0    / 0':<17} {used:<21}|",
             _ROWS,
         ]
@@ -109,6 +138,10 @@ def _table(call: ToolCall, present: list[int]) -> str:
             lines.append(f"| {f'No running processes found in NPU {card}':<94} |")
         lines.append(_ROWS)
     return "\n".join(lines) + "\n"
+
+
+def _total(fabric: Fabric, node: str, card: int) -> int:
+    return int(fabric.hardware(node, card).get("hbm_total_mb", hardware.HBM_TOTAL_MB))
 
 
 def _bus(card: int) -> str:
@@ -157,12 +190,12 @@ def _health(fabric: Fabric, node: str, card: int) -> str:
 
 
 def _board(fabric: Fabric, node: str, card: int) -> str:
-    del fabric, node
+    driver, firmware = hardware.versions(fabric.world.machine(node))
     return _rows(
         {
             "NPU ID": str(card),
-            "Software Version": hardware.DRIVER,
-            "Firmware Version": hardware.FIRMWARE,
+            "Software Version": driver,
+            "Firmware Version": firmware,
             "Compatibility": "OK",
             "Board ID": "0x65",
             "PCB ID": "A",
@@ -181,7 +214,7 @@ def _board(fabric: Fabric, node: str, card: int) -> str:
 
 def _common(fabric: Fabric, node: str, card: int) -> str:
     power, temperature, busy = _load(fabric, node, card)
-    rate = 100 * fabric.hbm_used(node, card) // hardware.HBM_TOTAL_MB
+    rate = 100 * fabric.hbm_used(node, card) // _total(fabric, node, card)
     chip = {
         "Chip ID": "0",
         "Memory Usage Rate(%)": "0",
@@ -198,13 +231,13 @@ def _common(fabric: Fabric, node: str, card: int) -> str:
 
 
 def _usages(fabric: Fabric, node: str, card: int) -> str:
-    rate = 100 * fabric.hbm_used(node, card) // hardware.HBM_TOTAL_MB
+    rate = 100 * fabric.hbm_used(node, card) // _total(fabric, node, card)
     chip = {
         "DDR Capacity(MB)": "0",
         "DDR Usage Rate(%)": "0",
         "DDR Hugepages Total(page)": "0",
         "DDR Hugepages Usage Rate(%)": "0",
-        "HBM Capacity(MB)": str(hardware.HBM_TOTAL_MB),
+        "HBM Capacity(MB)": str(_total(fabric, node, card)),
         "HBM Usage Rate(%)": str(rate),
         "Aicore Usage Rate(%)": "0",
         "Aicpu Usage Rate(%)": "0",

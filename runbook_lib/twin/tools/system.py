@@ -45,20 +45,26 @@ async def systemctl(call: ToolCall) -> Reply:
     quiet = bool({"-q", "--quiet"} & set(call.argv))
     if words == ["is-system-running"]:
         return Reply(0, "running\n")
+    if words == ["reboot"]:
+        return await reboot(call)
     if len(words) < 2:  # noqa: PLR2004 - verb, unit
         return Reply(1, err="Too few arguments.\n")
     verb, *units = words
     code, out, err = 0, "", ""
+    codes = []
     for given in units:
         unit = given.removesuffix(".service")
         if unit not in _UNITS:
             code, said = _unknown_unit(verb, unit)
+            codes.append(code)
             out, err = (out + said, err) if verb.startswith("is-") else (out, err + said)
             continue
         one, said = _unit(call, verb, unit)
         out += "" if quiet else said
         code = one or code
-    return Reply(code, out, err)
+        codes.append(one)
+    # of several units, is-active and is-enabled ask whether any is
+    return Reply(0 if verb.startswith("is-") and 0 in codes else code, out, err)
 
 
 def _unknown_unit(verb: str, unit: str) -> tuple[int, str]:
@@ -101,6 +107,16 @@ def _unit(call: ToolCall, verb: str, unit: str) -> tuple[int, str]:
     return 0, ""
 
 
+async def reboot(call: ToolCall) -> Reply:
+    """Reboot the host (reboot, shutdown -r, systemctl reboot): the caller's connection drops with it."""
+    if call.argv[0] == "shutdown" and "-r" not in call.argv:
+        return Reply(1, err="shutdown: the emulated server reboots only (-r): nobody would switch it on again\n")
+    if call.world.reboot is None:
+        return Reply(1, err="Failed to talk to init daemon.\n")
+    call.world.reboot(call.node.name)
+    return Reply(0)
+
+
 async def timedatectl(call: ToolCall) -> Reply:
     """Print the clock's state."""
     now = call.world.emulated_now(call.node.name)
@@ -120,13 +136,16 @@ async def timedatectl(call: ToolCall) -> Reply:
 
 
 def _skew(call: ToolCall) -> float:
-    return float(call.world.state.get("clock", {}).get(call.node.name, {}).get("skew_s", 0.0))
+    return float(call.world.machine(call.node.name).get("skew_s", 0.0))
 
 
 async def chronyc(call: ToolCall) -> Reply:
-    """Print `tracking`; the other words say only that the daemon answers."""
+    """Print `tracking`, set the clock right (`makestep`); the other words say only that the daemon answers."""
     if not unit_active(call, "chronyd"):
         return Reply(1, "506 Cannot talk to daemon\n")
+    if "makestep" in call.argv:
+        call.world.machine(call.node.name).pop("skew_s", None)
+        call.world.save()
     if "tracking" not in call.argv:
         return Reply(0, "200 OK\n")
     offset = _skew(call)

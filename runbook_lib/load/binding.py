@@ -1,0 +1,94 @@
+"""What holds a service back at its plateau, from the client's numbers and, where they are there, the server's. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+_FULL = 0.95
+_NEAR = 0.9
+_FLAT = 1.1
+_HALF = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Binding:
+    """kind: client, links, batch, kv, admission (batch or KV, which of them is open), prefill, decode or unknown."""
+
+    kind: str
+    reason: str
+
+
+def binding(
+    points: Sequence[Mapping[str, Any]],
+    server: Mapping[int, Mapping[str, float]],
+    *,
+    max_batch_size: int = 0,
+    max_link_num: int = 0,
+) -> Binding:
+    """Say what binds at the highest level that was measured well.
+
+    server: summary of the scraped metrics by concurrency (scrape.summary); limits: of the service, 0 for not known
+    """
+    ordered = sorted(points, key=lambda point: int(point["concurrency"]))
+    good = [point for point in ordered if point["ok"]]
+    if ordered and not ordered[-1]["ok"] and "load generator" in str(ordered[-1]["reason"]):
+        return Binding("client", f"the client itself: {ordered[-1]['reason']}")
+    if not good:
+        return Binding("unknown", "no point measured well")
+    top = good[-1]
+    level = int(top["concurrency"])
+    said = server.get(level, {})
+    if max_link_num and level > max_link_num:
+        return Binding("links", f"{level} clients, and the service takes max_link_num {max_link_num} at once")
+    if said.get("preemptions", 0.0) > 0 or said.get("kv_usage_max", 0.0) >= _FULL:
+        return Binding(
+            "kv",
+            f"the KV cache was {100 * said.get('kv_usage_max', 0.0):.0f} % full at {level} clients, with "
+            f"{said.get('preemptions', 0.0):.0f} preemptions: what was thrown out is prefilled again",
+        )
+    running = said.get("running_max", 0.0)
+    if max_batch_size and running >= _NEAR * max_batch_size and said.get("waiting_max", 0.0) > 0:
+        return Binding("batch", f"{running:.0f} ran and others waited: max_batch_size {max_batch_size} is full")
+    return _by_shape(good, max_batch_size)
+
+
+def _by_shape(good: Sequence[Mapping[str, Any]], max_batch_size: int) -> Binding:
+    """Judge without the server's word, by how many requests decode at once (Little's law)."""
+    decoding = [(int(point["concurrency"]), in_decode(point)) for point in good]
+    (level, most), half = decoding[-1], [entry for entry in decoding if entry[0] <= _HALF * decoding[-1][0]]
+    if half and most <= _FLAT * half[-1][1] and most < _NEAR * level:
+        if max_batch_size and most >= _NEAR * max_batch_size:
+            return Binding("batch", f"about {most:.0f} decode at once whatever comes: max_batch_size {max_batch_size}")
+        return Binding(
+            "admission",
+            f"about {most:.0f} requests decode at once at {half[-1][0]} and at {level} clients, the rest waits for its "
+            "first token: the KV cache or the batch limit is full",
+        )
+    alone = next((point for point in good if int(point["concurrency"]) == 1 and point["ttft_ms"]), None)
+    if alone is not None:
+        busy = float(good[-1]["requests_per_s"]) * float(alone["ttft_ms"]["mean"]) / 1000
+        if busy >= _HALF:
+            return Binding(
+                "prefill", f"prefill takes about {100 * min(busy, 1.0):.0f} % of the time at {level} clients"
+            )
+    first, last = good[0], good[-1]
+    slower = first["tpot_ms"] and last["tpot_ms"] and last["tpot_ms"]["mean"] > _FLAT * first["tpot_ms"]["mean"]
+    if slower:
+        return Binding(
+            "decode",
+            f"all {level} decode at once, and a step takes {float(last['tpot_ms']['mean']):.0f} ms instead of "
+            f"{float(first['tpot_ms']['mean']):.0f} ms at {first['concurrency']} clients",
+        )
+    return Binding(
+        "unknown", "these points cannot tell; measure more levels, and read the server's metrics beside them"
+    )
+
+
+def in_decode(point: Mapping[str, Any]) -> float:
+    """Return how many requests were being decoded on average: rate x decode time."""
+    decode = point.get("decode_ms")
+    return float(point["requests_per_s"]) * float(decode["mean"]) / 1000 if decode else 0.0

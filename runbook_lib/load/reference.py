@@ -1,0 +1,89 @@
+"""Measured points beside others: an earlier run, a simulation, the published curve. Pure, but for reading our data."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from runbook_lib.load.repeats import by_level, middle
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+_PUBLISHED = Path(__file__).with_name("published.json")
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """A named curve; rows: concurrency, requests_per_s, output_tokens_per_s, ttft_s, decode_ms; None where unknown."""
+
+    name: str
+    source: str
+    rows: tuple[Mapping[str, Any], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One level beside its reference; changes are shares, +0.1 is 10 % more; None where one side is missing."""
+
+    concurrency: int
+    output_tokens_per_s: float | None
+    ttft: float | None
+    decode: float | None
+
+
+def published() -> Reference:
+    """Return the field report's curve."""
+    data = json.loads(_PUBLISHED.read_text(encoding="utf-8"))
+    return Reference(data["name"], data["source"], tuple(data["points"]))
+
+
+def fits_published(*, cards: int, weights: str, input_tokens: int, output_tokens: int, requests: int) -> bool:
+    """Whether a sweep may be laid beside the published curve: same cards, weights, lengths, number of requests."""
+    setup = json.loads(_PUBLISHED.read_text(encoding="utf-8"))["setup"]
+    mine = (cards, weights, input_tokens, output_tokens, requests)
+    return mine == (
+        setup["cards"], setup["format"], setup["input_tokens"], setup["output_tokens"], setup["requests_per_level"]
+    )  # fmt: skip
+
+
+def of_points(name: str, source: str, points: Sequence[Mapping[str, Any]]) -> Reference:
+    """Return measured points as a reference; of repeats the middle one, and only what was ok."""
+    rows = [_row(middle(repeated)) for repeated in by_level(points).values() if any(each["ok"] for each in repeated)]
+    return Reference(name, source, tuple(rows))
+
+
+def compare(points: Sequence[Mapping[str, Any]], reference: Reference) -> list[Difference]:
+    """Return the differences at the levels that both have."""
+    others = {int(row["concurrency"]): row for row in reference.rows}
+    result = []
+    for row in of_points("", "", points).rows:
+        other = others.get(int(row["concurrency"]))
+        if other is not None:
+            parts = (_change(row, other, name) for name in ("output_tokens_per_s", "ttft_s", "decode_ms"))
+            result.append(Difference(int(row["concurrency"]), *parts))
+    return result
+
+
+def largest(differences: Iterable[Difference]) -> float | None:
+    """Return the largest change of any throughput, as a share; None when nothing could be compared."""
+    changes = [abs(each.output_tokens_per_s) for each in differences if each.output_tokens_per_s is not None]
+    return max(changes, default=None)
+
+
+def _row(point: Mapping[str, Any]) -> dict[str, Any]:
+    ttft, tpot = point["ttft_ms"], point["tpot_ms"]
+    return {
+        "concurrency": point["concurrency"],
+        "requests_per_s": point["requests_per_s"],
+        "output_tokens_per_s": point["output_tokens_per_s"],
+        "ttft_s": ttft["mean"] / 1000 if ttft else None,
+        "decode_ms": tpot["mean"] if tpot else None,
+    }
+
+
+def _change(row: Mapping[str, Any], other: Mapping[str, Any], name: str) -> float | None:
+    mine, theirs = row.get(name), other.get(name)
+    return None if mine is None or not theirs else float(mine) / float(theirs) - 1

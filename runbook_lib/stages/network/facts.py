@@ -1,0 +1,131 @@
+"""What hccn_tool said about the cards of every host, typed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from runbook_lib.ascend import hccn
+from runbook_lib.ascend.link_history import recent_changes
+from runbook_lib.model import Subject
+from runbook_lib.stages.base import NEVER_RAN
+from runbook_lib.stages.card_reads import split_reads
+from runbook_lib.stages.network.pairs import pairs, subject_of, suspect_pairs
+from runbook_lib.stages.network.pings import parse_pings
+from runbook_lib.stages.network.probe import READS
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from runbook_lib.ascend.hccn import HccnConf, IpConfig, LinkStat, Lldp, Optical
+    from runbook_lib.ascend.reading import Reading
+    from runbook_lib.model import Capture
+    from runbook_lib.params import Params
+    from runbook_lib.stages.base import HostProbe, Probes
+    from runbook_lib.stages.card_reads import Reads
+    from runbook_lib.stages.network.pings import Pings
+
+RECENT_S = 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class CardNetwork:
+    """What the tool said about one card. recent_changes: of the link in the last hour; None if not known."""
+
+    link: Reading[bool]
+    lldp: Reading[Lldp]
+    speed_mbps: Reading[int]
+    fec: Reading[str]
+    mtu: Reading[int]
+    ip: Reading[IpConfig]
+    tls: Reading[int]
+    optical: Reading[Optical]
+    link_stat: Reading[LinkStat]
+    recent_changes: int | None
+    counters: tuple[Reading[Mapping[str, int]], Reading[Mapping[str, int]]]
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkFacts:
+    """The cards of every host that was reached, its path of hccn_tool and its hccn.conf; who answered whom.
+
+    conf: None where the file could not be read; missing_conf: hosts that say that they have no such file.
+    asked: how many pairs each card was to ping.
+    """
+
+    cards: Mapping[str, Mapping[int, CardNetwork]]
+    tools: Mapping[str, str]
+    conf: Mapping[str, HccnConf | None] = field(default_factory=dict)
+    pings: Pings = field(default_factory=dict)
+    asked: Mapping[Subject, int] = field(default_factory=dict)
+
+    def card(self, subject: Subject) -> CardNetwork | None:
+        """Return what is known of one card, None for a host that was not reached."""
+        return self.cards.get(subject.host, {}).get(subject.card)
+
+
+def facts(params: Params, probes: Probes) -> NetworkFacts:
+    """Parse every read of every card."""
+    seen = {name: each for name, each in probes.items() if not each.error}
+    where = subject_of(params)
+    pings: Pings = {}
+    asked: dict[Subject, int] = {}
+    for name, each in seen.items():
+        host = params.host(name)
+        first = pairs(params, host)
+        for pair in first:
+            asked[pair.source] = asked.get(pair.source, 0) + (pair.turn < 0)
+        pings |= parse_pings(each.get("pings"), name, where, first)
+        if "more_pings" in each.captures:
+            everything = suspect_pairs(params, host, {Subject(name, card.id) for card in host.cards})
+            pings |= parse_pings(each.get("more_pings"), name, where, everything)
+    return NetworkFacts(
+        {name: _cards(params, name, each) for name, each in seen.items()},
+        {name: each.paths.hccn_tool for name, each in probes.items()},
+        {name: _conf(each.get("conf")) for name, each in seen.items()},
+        pings,
+        asked,
+    )
+
+
+def _card(reads: Reads, number: int, after: Capture) -> CardNetwork:
+    def said(read: str) -> Capture:
+        return reads.get((number, read), NEVER_RAN)
+
+    stat = hccn.parse_link_stat(said("link_stat"))
+    return CardNetwork(
+        link=hccn.parse_link(said("link")),
+        lldp=hccn.parse_lldp(said("lldp")),
+        speed_mbps=hccn.parse_speed(said("speed")),
+        fec=hccn.parse_fec(said("fec")),
+        mtu=hccn.parse_mtu(said("mtu")),
+        ip=hccn.parse_ip(said("ip")),
+        tls=hccn.parse_tls(said("tls")),
+        optical=hccn.parse_optical(said("optical")),
+        link_stat=stat,
+        recent_changes=None if stat.value is None else recent_changes(said("link_stat"), stat.value, RECENT_S),
+        counters=(hccn.parse_stat(said("stat")), hccn.parse_stat(after)),
+    )
+
+
+def _cards(params: Params, name: str, seen: HostProbe) -> dict[int, CardNetwork]:
+    numbers = [card.id for card in params.host(name).cards]
+    reads = split_reads(seen.get("cards"), numbers, READS)
+    after = split_reads(seen.get("after"), numbers, ("stat",))
+    return {number: _card(reads, number, after.get((number, "stat"), NEVER_RAN)) for number in numbers}
+
+
+def _conf(capture: Capture) -> HccnConf | None:
+    """Read hccn.conf; a host that says that there is no such file has an empty one."""
+    if capture.ok:
+        return hccn.parse_conf(capture.stdout)
+    return hccn.HccnConf() if capture.exit_code == 1 and "No such file" in capture.stderr else None
+
+
+def words(reading: Reading[object]) -> str:
+    """Return what was read, for people: the value, or the tool's own words."""
+    if isinstance(reading.value, bool):
+        return "UP" if reading.value else "DOWN"
+    if reading.value is not None:
+        return str(reading.value)
+    return reading.message or reading.state

@@ -1,0 +1,165 @@
+"""Links: up, fast, with error correction, quiet, and with light."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, TypeVar
+
+from runbook_lib.model import Subject, Verdict
+from runbook_lib.params import Topology
+from runbook_lib.stages.network.facts import words
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from runbook_lib.ascend.hccn import Optical
+    from runbook_lib.ascend.reading import Reading
+    from runbook_lib.params import Host, Params
+    from runbook_lib.stages.base import Findings
+    from runbook_lib.stages.network.facts import CardNetwork, NetworkFacts
+
+ValueT = TypeVar("ValueT")
+GOOD_FEC = "rs"
+FLAPPING = 4  # changes within an hour: power on, and one cable pulled and plugged in, are three
+MANY_UPS = 5  # a history since power on that is worth a look
+# what tells of a lossy link or retransmission (hccn_tool reference, `-stat -g`)
+_ERRORS = re.compile(
+    r"roce_.*err.*|roce_new_pkt_rty_num|roce_unexpected_ack_num|roce_out_of_order_num|mac_.*(bad|fcs_err).*pkt.*"
+)
+
+
+def judge(  # noqa: PLR0913, PLR0917 - a reading, its rule, and the words around it
+    findings: Findings,
+    code: str,
+    subject: Subject,
+    reading: Reading[ValueT],
+    rule: Callable[[ValueT], bool],
+    expected: str,
+    next_command: str | None = None,
+) -> None:
+    """Judge one value; what could not be read is unknown."""
+    verdict = Verdict.UNKNOWN
+    if reading.value is not None:
+        verdict = Verdict.OK if rule(reading.value) else Verdict.FAIL
+    findings.add(code, subject, verdict, seen=words(reading), expected=expected, next_command=next_command)
+
+
+def check_hardware(findings: Findings, facts: NetworkFacts, params: Params, host: Host, number: int) -> None:
+    """Judge everything of one card that a cable, a module or the other end can spoil."""
+    subject, seen = Subject(host.name, number), facts.cards[host.name][number]
+    tool, on = f"hccn_tool -i {number}", f"   # on {host.name}"
+    cable = f"{tool} -cfg recovery{on}; if it stays down, the cable at both ends"
+    judge(findings, "NET-LINK", subject, seen.link, lambda up: up, "UP", cable)
+    judge(
+        findings,
+        "NET-SPEED",
+        subject,
+        seen.speed_mbps,
+        lambda speed: speed >= params.network.speed_mbps,
+        f"{params.network.speed_mbps} Mb/s",
+        f"{tool} -speed -g{on}; then check cable and switch port",
+    )
+    judge(findings, "NET-FEC", subject, seen.fec, lambda mode: mode == GOOD_FEC, f"{GOOD_FEC} FEC mode")
+    _check_flaps(findings, subject, seen, f"{tool} -link_stat -g{on}; reseat or replace cable and module")
+    _check_errors(findings, subject, seen, f"{tool} -stat -g{on}, twice; then check cable, module and switch port")
+    _check_optics(findings, facts, params, subject, seen)
+
+
+def _check_flaps(findings: Findings, subject: Subject, seen: CardNetwork, command: str) -> None:
+    expected = f"fewer than {FLAPPING} changes in the last hour"
+    stat = seen.link_stat.value
+    if stat is None:
+        findings.add(
+            "NET-FLAP", subject, Verdict.UNKNOWN, seen=words(seen.link_stat), expected=expected, next_command=command
+        )
+        return
+    ups, recent = stat.up_count, seen.recent_changes
+    said = f"up {ups} times since power on, "
+    said += "times of changes unreadable" if recent is None else f"{recent} changes in the last hour"
+    verdict = Verdict.FAIL if (recent or 0) >= FLAPPING else Verdict.WARN if ups > MANY_UPS else Verdict.OK
+    if recent is None and verdict is Verdict.OK:
+        verdict = Verdict.UNKNOWN
+    findings.add("NET-FLAP", subject, verdict, seen=said, expected=expected, next_command=command)
+
+
+def _check_errors(findings: Findings, subject: Subject, seen: CardNetwork, command: str) -> None:
+    """Judge what grew between two reads of this probe: old counts are history, growth is a lossy link."""
+    expected = "no error or retry counter grows between two reads"
+    before, after = seen.counters
+    if before.value is None or after.value is None:
+        bad = before if before.value is None else after
+        findings.add("NET-ERRORS", subject, Verdict.UNKNOWN, seen=words(bad), expected=expected, next_command=command)
+        return
+    known = {name for name in set(before.value) & set(after.value) if _ERRORS.fullmatch(name)}
+    grown = {name: after.value[name] - before.value[name] for name in sorted(known)}
+    if not known or any(delta < 0 for delta in grown.values()):
+        said = "the counters were reset meanwhile" if known else "the tool prints no error counter"
+        findings.add("NET-ERRORS", subject, Verdict.UNKNOWN, seen=said, expected=expected, next_command=command)
+        return
+    bad_ones = [f"{name} +{delta}" for name, delta in grown.items() if delta]
+    findings.add(
+        "NET-ERRORS",
+        subject,
+        Verdict.FAIL if bad_ones else Verdict.OK,
+        seen=", ".join(bad_ones) or f"{len(known)} counters, none grew",
+        expected=expected,
+        next_command=command,
+    )
+
+
+def _check_optics(findings: Findings, facts: NetworkFacts, params: Params, subject: Subject, seen: CardNetwork) -> None:
+    command = f"hccn_tool -i {subject.card} -optical -g   # on {subject.host}; clean or replace the module"
+    optical = seen.optical.value
+    switch = params.cluster.topology is Topology.SWITCH
+    expected = "a module with light within its limits, or a copper cable"
+    if optical is None:
+        findings.add(
+            "NET-OPTICS", subject, Verdict.UNKNOWN, seen=words(seen.optical), expected=expected, next_command=command
+        )
+        return
+    if not optical.present:
+        # copper has no module: normal with a link; where the other cards have modules it is worth a look
+        modules = any(
+            each.optical.value is not None and each.optical.value.present
+            for cards in facts.cards.values()
+            for each in cards.values()
+        )
+        verdict = Verdict.OK
+        if switch:
+            verdict = Verdict.FAIL if not seen.link.value else Verdict.WARN if modules else Verdict.OK
+        said = "no module" + (", other cards have one" if switch and modules else ": a copper cable")
+        findings.add("NET-OPTICS", subject, verdict, seen=said, expected=expected, next_command=command)
+        return
+    verdict, said = light(optical)
+    findings.add("NET-OPTICS", subject, verdict, seen=said, expected=expected, next_command=command)
+
+
+def light(optical: Optical) -> tuple[Verdict, str]:
+    """Judge a module by its loss-of-light flags and by its powers against its own limits."""
+    values = optical.values
+    lost = [f"{end} Los Flag {flag}" for end in ("Tx", "Rx") if (flag := _flag(values, f"{end} Los Flag"))]
+    if lost:
+        return Verdict.FAIL, ", ".join(lost)
+    outside, judged = [], []
+    for end in ("Tx", "Rx"):
+        low, high = _number(values, f"{end}Power Low Thres"), _number(values, f"{end}Power High Thres")
+        powers = {name: _number(values, name) for name in values if re.fullmatch(rf"{end} Power[0-9]?", name)}
+        if low is None or high is None or not powers or None in powers.values():
+            return Verdict.UNKNOWN, f"{end} power or its limits cannot be read"
+        judged += [f"{name} {power:g} mW" for name, power in powers.items()]
+        outside += [
+            f"{name} {power:g} mW outside {low:g}-{high:g}"
+            for name, power in powers.items()
+            if power is not None and not low <= power <= high
+        ]
+    return (Verdict.FAIL, ", ".join(outside)) if outside else (Verdict.OK, ", ".join(judged))
+
+
+def _flag(values: Mapping[str, str], name: str) -> str:
+    text = values.get(name, "")
+    return "" if re.fullmatch(r"(0x)?0+", text, re.IGNORECASE) or not text else text
+
+
+def _number(values: Mapping[str, str], name: str) -> float | None:
+    found = re.fullmatch(r"([0-9]{1,6}(?:\.[0-9]{1,6})?)(?: *mW)?", values.get(name, ""))
+    return float(found.group(1)) if found else None

@@ -1,0 +1,94 @@
+"""Settings of a card: IP and mask, MTU, TLS switch; the same in hccn.conf; no address twice in the cluster."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import TYPE_CHECKING
+
+from runbook_lib.model import Subject, Verdict
+from runbook_lib.stages.network.facts import words
+from runbook_lib.stages.network.hardware import judge
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from runbook_lib.ascend.hccn import HccnConf
+    from runbook_lib.params import Card, Host, Params
+    from runbook_lib.stages.base import Findings
+    from runbook_lib.stages.network.facts import CardNetwork, NetworkFacts
+
+
+def check_settings(findings: Findings, facts: NetworkFacts, params: Params, host: Host, card: Card) -> None:
+    """Judge the live settings against the params, and the file against the live settings."""
+    seen = facts.cards[host.name][card.id]
+    subject = Subject(host.name, card.id)
+    wanted = f"{card.ip}/{card.netmask}"
+    address = seen.ip
+    if address.value is not None:
+        live = f"{address.value.address}/{address.value.netmask}"
+        findings.judge("NET-IP", subject, ok=live == wanted, seen=live, expected=wanted)
+    else:
+        verdict = Verdict.FAIL if address.state == "unset" else Verdict.UNKNOWN
+        findings.add("NET-IP", subject, verdict, seen=words(address), expected=wanted)
+    mtu, tls = params.cluster.mtu, params.cluster.tls
+    judge(findings, "NET-MTU", subject, seen.mtu, lambda value: value == mtu, str(mtu))
+    judge(
+        findings, "NET-TLS", subject, seen.tls, lambda value: value == tls, f"tls switch {tls}, as on every other card"
+    )
+    _check_conf(findings, facts, params, host, card)
+
+
+def lost_at_boot(conf: HccnConf, params: Params, card: Card, seen: CardNetwork) -> dict[str, tuple[str, str]]:
+    """Return what the next boot would spoil: key -> (in the file, live), of settings that are live as they shall be.
+
+    Keys without a default must be there. What is not yet live as it shall be is not looked at: setting it writes both.
+    """
+    kept: Mapping[str, str] = conf.cards.get(card.id, {})
+    live: dict[str, str] = {}
+    if seen.ip.value is not None and (seen.ip.value.address, seen.ip.value.netmask) == (card.ip, card.netmask):
+        live |= {"address": card.ip, "netmask": card.netmask}
+    if seen.mtu.value == params.cluster.mtu and "mtu" in kept:
+        live["mtu"] = str(params.cluster.mtu)
+    if seen.tls.value == params.cluster.tls and "tls_enable" in kept:
+        live["tls_enable"] = str(params.cluster.tls)
+    return {key: (kept.get(key, ""), value) for key, value in live.items() if kept.get(key) != value}
+
+
+def _check_conf(findings: Findings, facts: NetworkFacts, params: Params, host: Host, card: Card) -> None:
+    subject, expected = Subject(host.name, card.id), "hccn.conf holds what is live, so that it survives a reboot"
+    seen, conf = facts.cards[host.name][card.id], facts.conf.get(host.name)
+    if conf is None:
+        command = f"cat /etc/hccn.conf   # on {host.name}"
+        findings.add(
+            "NET-CONF", subject, Verdict.UNKNOWN, seen="hccn.conf unreadable", expected=expected, next_command=command
+        )
+        return
+    differs = lost_at_boot(conf, params, card, seen)
+    said = [f"{key}_{card.id} is {kept or 'missing'}, live {live}" for key, (kept, live) in differs.items()]
+    verdict = Verdict.FAIL if said else Verdict.OK
+    if not said and (seen.ip.value is None or seen.ip.value.address != card.ip):
+        verdict = Verdict.SKIPPED if seen.ip.known else Verdict.UNKNOWN
+        said = ["not judged: NET-IP comes first"]
+    findings.add("NET-CONF", subject, verdict, seen=", ".join(said) or "as live", expected=expected)
+
+
+def check_duplicates(findings: Findings, facts: NetworkFacts, params: Params) -> None:
+    """Say for every card whether its address is its own; a gateway's address is not."""
+    gateways = {params.gateway(card): card.ip for host in params.cluster.hosts for card in host.cards}
+    holders: defaultdict[str, list[Subject]] = defaultdict(list)
+    for host, cards in facts.cards.items():
+        for number, card in cards.items():
+            if card.ip.value is not None:
+                holders[card.ip.value.address].append(Subject(host, number))
+    for address, subjects in holders.items():
+        foreign = gateways.get(address, address) != address
+        for subject in subjects:
+            others = [str(each) for each in subjects if each != subject]
+            others += ["the switch's gateway"] if foreign else []
+            findings.judge(
+                "NET-IP-DUPLICATE",
+                subject,
+                ok=not others,
+                seen=f"{address}, also on {', '.join(others)}" if others else address,
+                expected="an address of its own",
+            )

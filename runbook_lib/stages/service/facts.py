@@ -1,0 +1,167 @@
+"""What a host said about the service, parsed."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from runbook_lib.ascend import docker, hccn, mindie_config
+from runbook_lib.stages import logs
+from runbook_lib.stages.service.probe import TLS_FILES, file_names
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from runbook_lib.ascend.docker import Container
+    from runbook_lib.ascend.hccn import IpConfig, NetHealth
+    from runbook_lib.ascend.reading import Reading
+    from runbook_lib.model import Capture
+    from runbook_lib.params import Host, HostPaths, Params
+    from runbook_lib.stages.base import HostProbe, Probes
+
+NAME = "service"
+_OCTAL = re.compile(r"[0-7]{3,4}")
+_PROCESS = re.compile(r'\(\("([^"]+)",pid=(\d+)')
+_LOCAL_COLUMN = 3  # State Recv-Q Send-Q Local Peer Process
+
+
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """A socket that listens: its address with port, and who holds it ("" when ss does not say)."""
+
+    place: str
+    holder: str = ""
+
+    @property
+    def port(self) -> int:
+        """The port number."""
+        return int(self.place.rpartition(":")[2])
+
+    @property
+    def everywhere(self) -> bool:
+        """Whether it listens on all addresses."""
+        return self.place.startswith(("0.0.0.0:", "*:", "[::]:"))
+
+
+@dataclass(frozen=True, slots=True)
+class HostFacts:
+    """What one host has of the service. `master` only: ready to listening; others: outside.
+
+    owners: `uid:gid` by path. library_mode: of the engine's library, None when it could not be read.
+    tls_missing: certificate files that the image lacks, None when not asked or not readable.
+    """
+
+    container: Reading[Container]
+    default_config: Reading[dict[str, Any]]
+    files: Mapping[str, tuple[str, int]]
+    owners: Mapping[str, str]
+    library_mode: int | None
+    tls_missing: tuple[str, ...] | None
+    started_with: Mapping[str, str]
+    alive: str
+    ips: Mapping[int, Reading[IpConfig]]
+    health: Mapping[int, Reading[NetHealth]]
+    logs: Mapping[str, str]
+    ready: Mapping[str, Any]
+    answer: Mapping[str, Any]
+    serving: Mapping[str, Any]
+    metrics: Mapping[str, Any]
+    outside: Mapping[str, Any]
+    listening: tuple[Listener, ...] | None
+
+    @property
+    def daemon_known(self) -> bool:
+        """Whether it is known that a daemon runs, or that none does."""
+        return self.alive in {"alive", "dead", "none"} or self.container.state == "unset"
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceFacts:
+    """Facts of every host that was reached, and their paths."""
+
+    hosts: Mapping[str, HostFacts]
+    paths: Mapping[str, HostPaths]
+
+
+def facts(params: Params, probes: Probes) -> ServiceFacts:
+    """Parse what every host said."""
+    return ServiceFacts(
+        {name: _host_facts(params.host(name), seen) for name, seen in probes.items() if not seen.error},
+        {name: seen.paths for name, seen in probes.items()},
+    )
+
+
+def _host_facts(host: Host, seen: HostProbe) -> HostFacts:
+    modes = _modes(seen.get("modes"))
+    files = {
+        name: (seen.get(f"file.{name}").stdout, modes[name])
+        for name in file_names(seen.paths)
+        if seen.get(f"file.{name}").ok and name in modes
+    }
+    started = [line.split() for line in _text(seen.get("started")).splitlines()]
+    return HostFacts(
+        container=docker.parse_inspect(seen.get("container")),
+        default_config=mindie_config.parse(_text(seen.get("default"))),
+        files=files,
+        owners=_stat(seen.get("owners")),
+        library_mode=next(iter(_modes(seen.get("library")).values()), None),
+        tls_missing=_tls_missing(seen.get("tls")),
+        started_with={words[1]: words[0] for words in started if len(words) == 2},  # noqa: PLR2004 - sum and name
+        alive=_text(seen.get("alive")).strip(),
+        ips={card.id: hccn.parse_ip(seen.get(f"ip.{card.id}")) for card in host.cards},
+        health={card.id: hccn.parse_net_health(seen.get(f"net_health.{card.id}")) for card in host.cards},
+        logs=logs.by_file(seen.get("logs")),
+        ready=_answer(seen.get("ready")),
+        answer=_answer(seen.get("answer")),
+        serving=_answer(seen.get("serving")),
+        metrics=_answer(seen.get("metrics")),
+        outside=_answer(seen.get("outside")),
+        listening=_listening(seen.get("listening")),
+    )
+
+
+def _stat(capture: Capture) -> dict[str, str]:
+    """Return path -> first word; stat ends with 1 while a file is missing, and still says the others."""
+    ended = capture.ok or (capture.exit_code == 1 and "No such file" in capture.stderr)
+    lines = [line.partition(" ") for line in capture.stdout.splitlines()] if ended else []
+    return {name: word for word, _, name in lines}
+
+
+def _modes(capture: Capture) -> dict[str, int]:
+    return {name: int(mode, 8) for name, mode in _stat(capture).items() if _OCTAL.fullmatch(mode)}
+
+
+def _tls_missing(capture: Capture) -> tuple[str, ...] | None:
+    absent = capture.stderr.count("No such file")
+    if not capture.ok and not absent:
+        return None
+    there = capture.stdout.split()
+    return tuple(name for name in TLS_FILES if not any(place.endswith(f"/{name}") for place in there))
+
+
+def _text(capture: Capture) -> str:
+    return capture.stdout if capture.ok else ""
+
+
+def _answer(capture: Capture) -> dict[str, Any]:
+    try:
+        value = json.loads(capture.stdout) if capture.ok else {}
+    except ValueError:
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _listening(capture: Capture) -> tuple[Listener, ...] | None:
+    if not capture.ok:
+        return None
+    found = []
+    for line in capture.stdout.splitlines():
+        words = line.split()
+        place = words[_LOCAL_COLUMN] if len(words) > _LOCAL_COLUMN else ""
+        if not place.rpartition(":")[2].isdigit():
+            return None
+        holder = _PROCESS.search(line)
+        found.append(Listener(place, f"{holder[1]} (pid {holder[2]})" if holder else ""))
+    return tuple(found) or None  # a host that answers over SSH listens on something
