@@ -19,7 +19,7 @@ import sys
 import time
 from pathlib import Path
 
-from notebook_bed import (  # type: ignore[import-not-found]  # a script finds what lies beside it, mypy does not
+from notebook_bed import (
     Home,
     home,
     own_seconds,

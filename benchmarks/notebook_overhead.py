@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import nbformat
-from notebook_bed import (  # type: ignore[import-not-found]  # a script finds what lies beside it, mypy does not
+from notebook_bed import (
     Home,
     home,
     own_seconds,

@@ -269,8 +269,8 @@ def _after(bench: Bench, data: dict[str, Any], result: Result, parts: tuple[Expe
         result.problems.append(f"after the start /{data['says']}/ is not told: {said}")
     result.problems += [f"after the start: {each}" for each in missing(bench.params, result.host, late, found)]
     result.after = ", ".join(sorted({each.code for each in heard} | {code for each in late for code in each.codes}))
-    first = _first_stamp(bench)
-    if heard and first is not None:
+    first = _first_stamp(bench) if heard else None
+    if first is not None:
         result.lag_s = max(0.0, seen_at - first)
         if result.lag_s > WITHIN_S:
             result.problems.append(f"told {result.lag_s:.1f} s after its first log line")

@@ -93,6 +93,7 @@ class Container:
     privileged: bool | None = None
     runtime: str | None = None
     init: bool | None = None
+    ulimits: tuple[str, ...] = ()  # as docker run takes them: nofile=65536:65536
 
 
 def _text(value: Any) -> str | None:  # noqa: ANN401 - a value out of foreign JSON
@@ -290,6 +291,10 @@ def parse_ps(capture: Capture) -> Reading[tuple[ContainerRow, ...]]:
     return found(tuple(containers))
 
 
+def _ulimit(item: dict[str, Any]) -> str:
+    return f"{item.get('Name')}={item.get('Soft')}:{item.get('Hard')}"
+
+
 def _container(data: dict[str, Any]) -> Container | None:
     container_id = _text(data.get("Id"))
     if container_id is None:
@@ -321,6 +326,7 @@ def _container(data: dict[str, Any]) -> Container | None:
         privileged=_flag(host.get("Privileged")),
         runtime=_text(host.get("Runtime")),
         init=_flag(host.get("Init")),
+        ulimits=tuple(_ulimit(_dict(item)) for item in _list(host.get("Ulimits"))),
     )
 
 

@@ -66,6 +66,7 @@ class Runtime:
         self.world = world
         self.live: dict[tuple[str, str], Live] = {}
         self._helpers: set[asyncio.Task[int]] = set()
+        self._spawned: set[int] = set()
 
     def containers(self, node: Node) -> dict[str, dict[str, Any]]:
         """Return the persistent records, by id."""
@@ -312,11 +313,21 @@ class Runtime:
                 stderr=asyncio.subprocess.DEVNULL,
                 start_new_session=True,
             )
-            return await process.wait()
+            self._spawned.add(process.pid)
+            try:
+                return await process.wait()
+            finally:
+                self._spawned.discard(process.pid)
 
         task = asyncio.create_task(run())
         self._helpers.add(task)
         task.add_done_callback(self._helpers.discard)
+
+    def resume(self) -> None:
+        """Let nsenter go on, which stops itself when a signal stops what it runs, and would outlive the twin."""
+        for pid in self._spawned:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
 
     async def stop(self, node: Node, record: dict[str, Any], grace_s: float) -> None:
         """Stop a container: SIGTERM, and SIGKILL after `grace_s` emulated seconds."""
@@ -362,6 +373,7 @@ class Runtime:
         """Stop everything on all nodes."""
         for node in self.world.nodes.values():
             await self.node_down(node)
+        self.resume()
         for task in self._helpers:
             task.cancel()
         await asyncio.gather(*self._helpers, return_exceptions=True)

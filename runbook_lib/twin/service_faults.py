@@ -170,6 +170,7 @@ def _signalled(given: dict[str, Any]) -> Deed:
         at.kept["on"] = False
         if given["signal"] == "STOP":
             await send(at, "-CONT")
+            runtime_of(at.world).resume()
 
     return Deed(do, undo, lambda at: bool(at.kept.get("on")))
 

@@ -47,6 +47,7 @@ def test_every_command_is_described() -> None:
         "finding",
         "change",
         "run, plan, demo",
+        "batch",
         "check",
         "status",
         "rollback, teardown",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import threading
@@ -63,6 +64,10 @@ def test_all_is_well(monkeypatch: pytest.MonkeyPatch) -> None:
     outcome, said = _batch(monkeypatch, run)
     assert outcome.ok
     assert outcome.to_json()["ok"] is True
+    doc = (PROJECT / "docs" / "json.md").read_text(encoding="utf-8").split("## batch")[1].split("```json\n")[1]
+    example = json.loads(doc.split("```")[0])
+    assert example.keys() == outcome.to_json().keys()
+    assert example["clusters"][0].keys() == outcome.to_json()["clusters"][0].keys()
     assert [each["stages"] for each in outcome.to_json()["clusters"]] == [{"network": "ok"}] * 3
     assert {line.partition(":")[0] for line in said} == {"demo", "twin-2x8-direct", "twin-4x8-switch"}
 

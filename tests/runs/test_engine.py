@@ -113,7 +113,7 @@ class _Notebook:
 
     def pids(self, name: str = "pids") -> list[int]:
         """Wait for the kernel to tell its pid and that of its child, or for the runner to tell its preloader's."""
-        for _ in range(600):
+        for _ in range(1800):  # a busy machine imports for long
             path = self.folder / name
             text = path.read_text() if path.exists() else ""
             if text.endswith(" "):

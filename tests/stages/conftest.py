@@ -175,6 +175,7 @@ def inspect(params: Params, paths: HostPaths, marker: str | None = None, state: 
         "HostConfig": {
             "ShmSize": 500 * 2**30,
             "NetworkMode": "host",
+            "Ulimits": [{"Name": "nofile", "Soft": 65536, "Hard": 65536}],
             "Privileged": False,
             "Devices": [{"PathOnHost": device, "PathInContainer": device} for device in devices],
         },

@@ -9,7 +9,7 @@ from runbook_lib.ascend.hccn import NetHealth
 from runbook_lib.model import Change, Command, Job, Risk, Subject, Upload
 from runbook_lib.stages.service.files import CODES, ENV_CODE
 from runbook_lib.stages.service.probe import in_container
-from runbook_lib.stages.service.rules import config_problems
+from runbook_lib.stages.service.rules import MODEL_SOURCE, config_problems
 from runbook_lib.stages.service.wanted import STARTED_WITH, due_in_network, stale, wanted_files, wanted_rank_table
 
 if TYPE_CHECKING:
@@ -38,7 +38,8 @@ def plan(facts: ServiceFacts, params: Params) -> list[Change]:
             return []
         config = json.loads(want[facts.paths[host.name].config_json][0])
         fraction, tls = params.service.npu_memory_fraction, seen.tls_missing == ()
-        if config_problems(config, params, fraction, certificates=tls):
+        broken = config_problems(config, params, fraction, certificates=tls)
+        if any(each.source != MODEL_SOURCE for each in broken):  # what the memory model says is worth a try
             return []  # nothing is started into a failure that is known, and what runs goes on with its old files
         uploads += _uploads(host, seen, want)
         restart = restart or _read_at_start(seen, want)

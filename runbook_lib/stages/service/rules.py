@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from runbook_lib.params import Params
 
 _MODEL = "BackendConfig.ModelDeployConfig.ModelConfig[0]"
-_SOURCE = "capacity model, engine_model R3 and the documented warm-up"
+MODEL_SOURCE = "capacity model, engine_model R3 and the documented warm-up"
 
 
 def config_problems(
@@ -58,7 +58,7 @@ def memory_problems(config: Mapping[str, Any], params: Params, fraction: float) 
     try:
         layout = Layout(hosts, params.world_size // hosts, dp=dp or 1, tp=tp, moe_ep=moe_ep or 1)
     except UsageError as wrong:
-        yield ConfigProblem(_MODEL, wrong.message, "a layout of all cards", "every card has a place", _SOURCE)
+        yield ConfigProblem(_MODEL, wrong.message, "a layout of all cards", "every card has a place", MODEL_SOURCE)
         return
     picture = memory(
         HARDWARE[params.capacity.hardware],
@@ -78,7 +78,7 @@ def memory_problems(config: Mapping[str, Any], params: Params, fraction: float) 
             "NPU_MEMORY_FRACTION", f"{fraction:g}",
             f"room for a warm-up of {budget} tokens, {picture.warm_up_blocks} blocks: a larger fraction, a smaller "
             "maxPrefillTokens, or more cards",
-            f"the start ends with `NPU out of memory`: {numbers}", _SOURCE,
+            f"the start ends with `NPU out of memory`: {numbers}", MODEL_SOURCE,
         )  # fmt: skip
         return
     new = generation is Generation.NEW
@@ -86,5 +86,5 @@ def memory_problems(config: Mapping[str, Any], params: Params, fraction: float) 
     if ceil(longest / block) > picture.blocks:
         yield ConfigProblem(
             "BackendConfig.ModelDeployConfig.maxSeqLen", str(longest), f"at most {picture.blocks * block}",
-            f"one sequence of that length never finishes: {numbers}", _SOURCE,
+            f"one sequence of that length never finishes: {numbers}", MODEL_SOURCE,
         )  # fmt: skip

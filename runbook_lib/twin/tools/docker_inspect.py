@@ -87,6 +87,7 @@ def _container_facts(record: dict[str, Any]) -> dict[str, Any]:
             "Devices": devices,
             "Init": record["init"],
             "IpcMode": "private",
+            "Ulimits": [_ulimit(each) for each in record.get("ulimits", [])] or None,
             "Runtime": "runc",
         },
         "Mounts": [
@@ -113,3 +114,9 @@ def _container_facts(record: dict[str, Any]) -> dict[str, Any]:
             "Labels": dict(label.partition("=")[::2] for label in record["labels"]),
         },
     }
+
+
+def _ulimit(text: str) -> dict[str, Any]:
+    name, _, limits = text.partition("=")
+    soft, _, hard = limits.partition(":")
+    return {"Name": name, "Soft": int(soft), "Hard": int(hard or soft)}
