@@ -8,11 +8,43 @@ import sys
 import typer
 
 # importing a module registers its commands, in the order in which `runbook --help` lists them
-from runbook_lib.cli import audit, batch, bench, bench_read, bench_tune, capacity, params, parse, record, runs, tools, twin, undo, weights
+from runbook_lib.cli import (
+    audit,
+    batch,
+    bench,
+    bench_read,
+    bench_tune,
+    capacity,
+    params,
+    parse,
+    record,
+    runs,
+    tools,
+    twin,
+    undo,
+    weights,
+)
 from runbook_lib.cli.base import SIGINT_EXIT, app, emit, say
 from runbook_lib.errors import RunbookError
 
-__all__ = ["app", "audit", "batch", "bench", "bench_read", "bench_tune", "capacity", "main", "params", "parse", "record", "runs", "tools", "twin", "undo", "weights"]
+__all__ = [
+    "app",
+    "audit",
+    "batch",
+    "bench",
+    "bench_read",
+    "bench_tune",
+    "capacity",
+    "main",
+    "params",
+    "parse",
+    "record",
+    "runs",
+    "tools",
+    "twin",
+    "undo",
+    "weights",
+]
 
 
 def main() -> None:

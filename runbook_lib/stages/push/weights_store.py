@@ -224,7 +224,7 @@ class Store:
 
     def check_sums(self):
         """Give every entry without a sum its own, once it is verified, so that peers compare with ours."""
-        for name, known in self.verified.items():
+        for name, known in list(self.verified.items()):  # other threads add to it
             self.listing[name].setdefault("sha256", known["sha256"])
 
 
