@@ -37,7 +37,8 @@ demo: $(STAMP)
 	$(BIN)/runbook demo
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
+# the longest files first, so that no worker is left alone with them at the end
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder tests/end_to_end tests/browser tests $(ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
