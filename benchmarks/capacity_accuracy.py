@@ -17,18 +17,13 @@ from pathlib import Path
 from runbook_lib.capacity.calibrate import FREE, Point, calibrate, errors, mean_errors
 from runbook_lib.capacity.cloudmatrix import decode_point, prefill_point
 from runbook_lib.capacity.level import Load, run_level
+from runbook_lib.load.reference import published
 from runbook_lib.params import load_params
 from runbook_lib.runs.capacity import setup_of
 
 ROOT = Path(__file__).resolve().parents[1]
-PUBLISHED = (
-    Point(100, 828, 4.30, 112.6),
-    Point(300, 1181, 9.39, 211.2),
-    Point(400, 1269, 12.75, 255.0),
-    Point(600, 1212, 32.94, 364.0),
-    Point(700, 1221, 53.2, 359.8),
-    Point(800, 1205, 72.5, 365.6),
-    Point(1000, 1201, 109.9, 366.0),
+PUBLISHED = tuple(
+    Point(row["concurrency"], row["output_tokens_per_s"], row["ttft_s"], row["decode_ms"]) for row in published().rows
 )
 LIMITS = {"throughput": 0.02, "ttft": 0.06, "decode": 0.02}
 # name, input tokens, batch per NPU (two dies), measured ms per token, limit

@@ -26,6 +26,7 @@ from runbook_lib.runs.events import EventLog
 from runbook_lib.runs.folder import all_runs, new_run
 from runbook_lib.runs.history import params_text, read_history
 from runbook_lib.runs.locks import SLACK_S, HostLocks, local_lock
+from runbook_lib.runs.results import change_rows
 from runbook_lib.runs.session import redactor_for
 from runbook_lib.runs.undo import confirm_section, confirmed, reverse_plan, without_moot
 from runbook_lib.runs.who import operator
@@ -411,16 +412,7 @@ def outcome_json(outcome: UndoOutcome) -> dict[str, Any]:
         "run_dir": str(outcome.folder.path) if outcome.folder else None,
         "report": str(outcome.report) if outcome.report else None,
         "digest": outcome.reverse.plan.digest,
-        "changes": [
-            {
-                "subject": to_json(change.subject),
-                "summary": change.summary,
-                "before": change.before,
-                "after": change.after,
-                "state": state,
-            }
-            for change, state in zip(outcome.reverse.plan.changes, states, strict=True)
-        ],
+        "changes": change_rows(outcome.reverse.plan.changes, states),
         "kept": [_item(made, "reason", why) for made, why in outcome.reverse.kept],
         "skipped": [_item(made, "why", why) for made, why in outcome.reverse.skipped],
         "failures": failures,

@@ -41,6 +41,7 @@ from runbook_lib.runs.folder import RunFolder, new_run, open_run
 from runbook_lib.runs.history import params_text
 from runbook_lib.runs.locks import SLACK_S, HostLocks, local_lock
 from runbook_lib.runs.redaction import Redactor, redactor_of
+from runbook_lib.runs.results import change_rows
 from runbook_lib.runs.show import Shown
 from runbook_lib.runs.who import interactive, operator
 from runbook_lib.stages import hccl
@@ -512,16 +513,7 @@ class StageSession:
             "findings": to_json(self.final_findings()),
             "plan": to_json(shown),
             "digest": shown.digest,
-            "changes": [
-                {
-                    "subject": to_json(change.subject),
-                    "summary": change.summary,
-                    "before": change.before,
-                    "after": change.after,
-                    "state": state,
-                }
-                for change, state in zip(shown.changes, states, strict=True)
-            ],
+            "changes": change_rows(shown.changes, states),
             "states": self._states,
             "points": self._points,
             "note": measure.clock_note(self.params) if self._points else "",

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+from runbook_lib.errors import TwinError
+
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Mapping
 
     from runbook_lib.twin.node import Node
     from runbook_lib.twin.world import World
@@ -51,3 +54,17 @@ class Deed:
     do: Callable[[At], Awaitable[None]]
     undo: Callable[[At], Awaitable[None]]
     there: Callable[[At], bool]
+
+
+async def run_in_node(node: Node, script: str, *words: str, env: Mapping[str, str] | None = None) -> None:
+    """Run a bash script inside a node. Raises TwinError with its last words when it fails."""
+    process = await asyncio.create_subprocess_exec(
+        *node.argv(["bash", "-c", script, "bash", *words], env),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+        cwd="/",
+    )
+    said, _ = await process.communicate()
+    if process.returncode:
+        raise TwinError(f"{node.name}: {said.decode(errors='replace').strip()[-300:]}")

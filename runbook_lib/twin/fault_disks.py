@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from runbook_lib.errors import TwinError
-from runbook_lib.twin.fault_base import At, Deed
+from runbook_lib.twin.fault_base import At, Deed, run_in_node
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,20 +32,7 @@ async def fill_disks(world: World, node: Node) -> None:
         'mount -t tmpfs -o mode=755,size=$((used + used / 8 + $2))k full "$1"; cp -a "$kept/." "$1/"; '
         'umount "$kept"; rmdir "$kept"'
     )
-    await _in_node(node, script, folder, str(int(room) // 1024))
-
-
-async def _in_node(node: Node, script: str, *words: str) -> None:
-    process = await asyncio.create_subprocess_exec(
-        *node.argv(["bash", "-c", script, "bash", *words]),
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-        cwd="/",
-    )
-    said, _ = await process.communicate()
-    if process.returncode:
-        raise TwinError(f"{node.name}: {said.decode(errors='replace').strip()}")
+    await run_in_node(node, script, folder, str(int(room) // 1024))
 
 
 def _small_disk(room: Callable[[World], int], *, shown: bool) -> Deed:
@@ -62,7 +49,7 @@ def _small_disk(room: Callable[[World], int], *, shown: bool) -> Deed:
             at.condition.pop(key, None)
         folder = PurePosixPath(at.world.params.model.weights.directory).parts[1]
         await asyncio.to_thread(_copy_back, at.node.base / folder, at.node.files / folder)
-        await _in_node(at.node, 'umount -l "$1"', f"/{folder}")
+        await run_in_node(at.node, 'umount -l "$1"', f"/{folder}")
 
     return Deed(do, undo, lambda at: "data_room_bytes" in at.condition)
 

@@ -6,7 +6,6 @@ container's record, as if somebody had made it again in another way; or a signal
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import shutil
 from pathlib import Path
@@ -16,7 +15,7 @@ from ruamel.yaml import YAML
 
 from runbook_lib.errors import TwinError
 from runbook_lib.twin.container_runtime import DOCKER_ROOT, runtime_of
-from runbook_lib.twin.fault_base import At, Deed
+from runbook_lib.twin.fault_base import At, Deed, run_in_node
 
 FILE = Path(__file__).with_name("service_faults.yaml")
 # set FILE DOTTED.PATH JSON: set a value; drop FILE DOTTED.PATH: take a key away. Lists count from 0.
@@ -53,16 +52,7 @@ def _variables(at: At) -> dict[str, str]:
 
 
 async def _shell(at: At, script: str) -> None:
-    process = await asyncio.create_subprocess_exec(
-        *at.node.argv(["bash", "-c", _HELPERS + script], at.node.environment() | _variables(at)),
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-        cwd="/",
-    )
-    said, _ = await process.communicate()
-    if process.returncode:
-        raise TwinError(f"{at.node.name}: {said.decode(errors='replace').strip()[-300:]}")
+    await run_in_node(at.node, _HELPERS + script, env=_variables(at))
 
 
 def _place(at: At, name: str) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from functools import cache
 from importlib.resources import files
 
 _LOADER = """
@@ -18,6 +19,7 @@ def source(name: str) -> str:
     return files(__package__).joinpath(name).read_text(encoding="utf-8")
 
 
+@cache
 def bundle(name: str) -> str:
     """Return a program with the programs of this folder that it imports, as the text of one file."""
     modules: dict[str, str] = {}

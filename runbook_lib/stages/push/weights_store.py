@@ -131,6 +131,7 @@ class Store:
         if known.get("git_sha1") != entry.get("git_sha1"):
             return False
         self.verified[name] = known
+        entry.setdefault("sha256", known["sha256"])
         return True
 
     def _adopt(self, name):
@@ -169,6 +170,7 @@ class Store:
         stat, entry = self.path(name).stat(), self.listing[name]
         with self._lock:
             self.verified[name] = {"size": stat.st_size, "mtime_ns": stat.st_mtime_ns, "sha256": sha256}
+            entry.setdefault("sha256", sha256)  # a list without sums: peers compare with what came here
             if "git_sha1" in entry:
                 self.verified[name]["git_sha1"] = entry["git_sha1"]
             self._etags.pop(name, None)
@@ -188,11 +190,12 @@ class Store:
     def _write(self):
         self.state.parent.mkdir(parents=True, exist_ok=True)
         temporary = self.state.with_suffix(".new")
-        files = [
-            dict(entry, sha256=self.verified[name]["sha256"]) if name in self.verified else entry
-            for name, entry in self.listing.items()
-        ]
-        record = {"files": files, "commit": self.commit, "verified": self.verified, "etags": self._etags}
+        record = {
+            "files": list(self.listing.values()),
+            "commit": self.commit,
+            "verified": self.verified,
+            "etags": self._etags,
+        }
         with open(str(temporary), "w", encoding="utf-8") as stream:
             json.dump(record, stream, sort_keys=True)
             stream.flush()
@@ -221,11 +224,6 @@ class Store:
                 "the file system of %s has %d inodes free, %d are needed"
                 % (self.directory, stats.f_favail, len(missing))
             )
-
-    def check_sums(self):
-        """Give every entry without a sum its own, once it is verified, so that peers compare with ours."""
-        for name, known in list(self.verified.items()):  # other threads add to it
-            self.listing[name].setdefault("sha256", known["sha256"])
 
 
 def _free(path):

@@ -108,7 +108,6 @@ class Work:
             return self.web.get(address, headers)
 
         fetcher.get(opened, name, TRIES_WITHOUT_PROGRESS, self.wan)
-        self.store.check_sums()
         say("FROM-SOURCE %s" % name)
 
     def coming(self):
@@ -181,7 +180,6 @@ class Work:
         pathlib.Path(arguments.directory).mkdir(parents=True, exist_ok=True)
         store = Store(arguments.directory, arguments.state, listing)
         store.scan()
-        store.check_sums()
         store.make_room()
         progress = Progress(sum(entry["size"] for entry in listing["files"]))
         progress.add(sum(each["size"] for each in store.verified.values()))
