@@ -4,4 +4,10 @@ Rooms, from the ground up: errors, model, params/ascend/capacity, remote/load, s
 `twin` stands apart: it is the emulated cluster to rehearse on.
 """
 
+import sys
+
 __version__ = "0.1.0"
+
+# jsonschema takes this package, where it is installed, to judge IRIs, and importing it builds a grammar for 1.4 to 3 s.
+# nbformat imports jsonschema in every command and every kernel, and no schema that is used here has an IRI in it.
+sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]  # None is how Python spells "not here"
