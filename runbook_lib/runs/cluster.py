@@ -6,6 +6,7 @@ import secrets
 import shlex
 import threading
 import time
+from collections import defaultdict
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
     from runbook_lib.model import Section
     from runbook_lib.params import Params
-    from runbook_lib.remote import JobStatus
+    from runbook_lib.remote import JobHandle, JobStatus
 
     OnProgress = Callable[[str, float, str], None]
 
@@ -36,6 +37,7 @@ _BUSY = "hccn_tool is busy"
 _BUSY_TRIES = 10
 _POLL_S = 0.5
 _EARLY_END_S = 2.0
+BACK_S = 900.0  # a server with 8 cards boots in 5 to 10 minutes
 _SHOWN_CHARACTERS = 400
 
 
@@ -81,6 +83,7 @@ class Cluster:
         self.commands: list[dict[str, Any]] = []
         self._lock = threading.Lock()
         self._generated: dict[str, str] = {}
+        self._brought: dict[str, list[Upload]] = defaultdict(list)  # secrets by host, for a job that is started again
         self._hosts: dict[str, Host] = {}
         self._paths: dict[str, HostPaths] = {}
         known = known_hosts_file(params, self.root)
@@ -187,6 +190,8 @@ class Cluster:
             host = self.connected(target)
             if isinstance(action, Upload):
                 host.upload(self._with_secret(action))
+                if action.secret:
+                    self._brought[target.name].append(action)
             elif isinstance(action, Command):
                 _judge(change, run_unless_busy(host, action), target)
             else:
@@ -213,18 +218,23 @@ class Cluster:
         log = f"{handle.directory}/log"
         pace = Pace()
 
-        def look(status: JobStatus) -> None:
+        def look(status: JobStatus | None) -> None:
             if stop.is_set():
                 raise RunbookError(
                     f"{change.subject}: stopped waiting; the job goes on on the host, a re-run attaches to it",
                     next_command=f"tail -f {log}   # on {host.target.name}",
                 )
+            if status is None:
+                on_progress(
+                    host.target.name, -1.0, "no connection; the job goes on, or is resumed when the host is back"
+                )
+                return
             step = status.progress
             fraction = step.done / step.total if step is not None and step.total else -1.0
             on_progress(host.target.name, fraction, pace.say(status) or change.summary)
 
         if job.wait:
-            status = wait_job(host, handle, deadline_s=job.deadline_s, poll_s=_POLL_S, on_progress=look)
+            status = self._until_over(host, handle, job, look)
         else:
             # a service stays; but what ends at once shall not be waited for until the stage's deadline
             status = wait_job(host, handle, deadline_s=_EARLY_END_S, poll_s=_POLL_S)
@@ -234,6 +244,32 @@ class Cluster:
                 f"  its log ends with: {status.log_tail[-_SHOWN_CHARACTERS:]}",
                 next_command=f"tail -n 100 {log}   # on {host.target.name}",
             )
+
+    def _until_over(
+        self, host: Host, handle: JobHandle, job: Job, look: Callable[[JobStatus | None], None]
+    ) -> JobStatus:
+        """Wait for a job, also over lost connections; one that a reboot ended is started again.
+
+        A job that is lost on a host that stayed connected was killed by somebody, and is left so. Raises
+        HostUnreachable when a host does not come back within BACK_S.
+        """
+        lost_at: float | None = None
+        while True:
+            try:
+                host.open()
+                status = wait_job(host, handle, deadline_s=job.deadline_s, poll_s=_POLL_S, on_progress=look)
+                if status.state is not JobState.LOST or lost_at is None:
+                    return status
+                for item in self._brought[host.target.name]:
+                    host.upload(self._with_secret(item))
+                start_job(host, job, self._paths[host.target.name].work)
+                lost_at = None
+            except HostUnreachable:
+                lost_at = lost_at or time.monotonic()
+                if time.monotonic() > lost_at + BACK_S:
+                    raise
+                look(None)
+                time.sleep(_POLL_S)
 
 
 def probe_unless_busy(host: Host, script: ProbeScript) -> dict[str, Capture]:

@@ -87,7 +87,7 @@ class LiveEngine:
         request = Request(prompt_tokens, limit, self.now(), stream)
         if not self.engine.submit(request):
             return None
-        if self._idle:
+        if self._idle and not self._work.is_set():  # the first one wakes the engine; more of its burst move no clock
             self.engine.wait_until(request.arrived)
         self._work.set()
         return request
