@@ -20,11 +20,15 @@ def _moment(text: str) -> datetime | None:
         return None
 
 
-def recent_changes(capture: Capture, stat: LinkStat, window_s: float) -> int | None:
-    """Count the records of `-link_stat -g` within the window before the card's `current time`; None if unreadable."""
+def recent_changes(capture: Capture, stat: LinkStat, window_s: float) -> tuple[float, ...] | None:
+    """Return the ages in s of the records of `-link_stat -g`, by the card's `current time`, that are in the window.
+
+    None if a time cannot be read.
+    """
     found = re.search(r"current time[ \t]*:[ \t]*(\S[^\r\n]*)", capture.stdout)
     now = _moment(found.group(1)) if found else None
     moments = [_moment(record.at) for record in stat.records]
     if now is None or None in moments:
         return None
-    return sum((now - each).total_seconds() <= window_s for each in moments if each is not None)
+    ages = [(now - each).total_seconds() for each in moments if each is not None]
+    return tuple(age for age in ages if age <= window_s)

@@ -16,7 +16,7 @@ from runbook_lib.stages.network.pairs import TURNS, Pair, pairs, subject_of
 from runbook_lib.stages.network.pings import parse_pings, ping_section
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from tests.stages.conftest import Scene
@@ -175,6 +175,50 @@ def test_swapped_cables_are_found_by_asking_on(make: Callable[..., Scene]) -> No
     assert "node2 card 1 answers" in found["NET-CABLING", "node1 card 0"].seen
     assert "node1 card 0 answers" in found["NET-CABLING", "node2 card 1"].seen
     assert {code for code, _ in found} == {"NET-CABLING", "NET-PING"}
+
+
+def test_a_cable_that_leads_to_one_card_is_no_fault(make: Callable[..., Scene]) -> None:
+    """One pair fails, all other pairs of its cards are asked and fail too: only the cable's own ends are named."""
+    scene = make("network", "direct")
+    scene.captures["node1"]["pings"] = scene.pings("node1", {(0, "192.168.11.200"): 0})
+    scene.captures["node2"]["pings"] = scene.pings("node2", {(0, "192.168.11.100"): 0})
+    no = "ping {} {}\ndevice {} PING {}\n1 packets transmitted, 0 received, 100.00% packet loss\ncode 1\n"
+    lost = [(0, f"192.168.11.{200 + card}") for card in range(1, 8)]
+    lost += [(card, "192.168.11.200") for card in range(1, 8)]
+    text = "".join(no.format(card, ip, card, ip) for card, ip in lost)
+    scene.captures["node1"]["more_pings"] = Capture(stdout=text + "end\n", exit_code=0)
+    found = {(each.code, str(each.subject)) for each in scene.findings() if each.verdict is Verdict.FAIL}
+    assert found == {("NET-PING", "node1 card 0"), ("NET-PING", "node2 card 0")}
+
+
+FLAPS = """[devid 0]current time        : Wed Aug  2 03:09:26 2022
+[devid 0]link up count       : 3
+[devid 0]link change records :
+[devid 0]    Wed Aug  2 03:00:{second} 2022    LINK UP
+[devid 0]    Wed Aug  2 03:00:00 2022    LINK DOWN
+[devid 0]    Wed Aug  2 02:50:{second} 2022    LINK UP
+[devid 0]    Wed Aug  2 02:50:00 2022    LINK DOWN
+"""
+
+
+@pytest.mark.parametrize(
+    ("cards", "verdicts"),
+    [((0,), {0: Verdict.FAIL}), (range(8), dict.fromkeys(range(8), Verdict.WARN)), ((0, 1, 2, 3), {0: Verdict.FAIL})],
+)
+def test_a_peer_that_restarts_is_no_flapping_cable(
+    cards: Sequence[int], verdicts: dict[int, Verdict], make: Callable[..., Scene]
+) -> None:
+    """Changes of most cards together come from the other end; those of one card, or of half, from its cable."""
+    scene = make("network", "direct")
+    for card in cards:
+        text = FLAPS.format(second=10 + card)
+        scene.captures["node1"][f"link_stat.{card}"] = Capture(stdout=text, exit_code=0)
+    found = {
+        each.subject.card: each.verdict
+        for each in scene.findings()
+        if (each.code, each.subject.host) == ("NET-FLAP", "node1")
+    }
+    assert {card: found[card] for card in verdicts} == verdicts
 
 
 def test_a_healthy_cluster_is_not_asked_again(make: Callable[..., Scene]) -> None:

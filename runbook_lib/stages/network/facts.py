@@ -30,7 +30,7 @@ RECENT_S = 3600.0
 
 @dataclass(frozen=True, slots=True)
 class CardNetwork:
-    """What the tool said about one card. recent_changes: of the link in the last hour; None if not known."""
+    """What the tool said about one card. recent_changes: ages in s, last hour; None if not known."""
 
     link: Reading[bool]
     lldp: Reading[Lldp]
@@ -41,7 +41,7 @@ class CardNetwork:
     tls: Reading[int]
     optical: Reading[Optical]
     link_stat: Reading[LinkStat]
-    recent_changes: int | None
+    recent_changes: tuple[float, ...] | None
     counters: tuple[Reading[Mapping[str, int]], Reading[Mapping[str, int]]]
 
 

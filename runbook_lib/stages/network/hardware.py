@@ -10,7 +10,7 @@ from runbook_lib.params import Topology
 from runbook_lib.stages.network.facts import words
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from runbook_lib.ascend.hccn import Optical
     from runbook_lib.ascend.reading import Reading
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 ValueT = TypeVar("ValueT")
 GOOD_FEC = "rs"
+TOGETHER_S = 20.0  # a switch or a peer that restarts takes all links down at once, and brings them up one by one
 FLAPPING = 4  # changes within an hour: power on, and one cable pulled and plugged in, are three
 MANY_UPS = 5  # a history since power on that is worth a look
 # what tells of a lossy link or retransmission (hccn_tool reference, `-stat -g`)
@@ -60,13 +61,16 @@ def check_hardware(findings: Findings, facts: NetworkFacts, params: Params, host
         f"{tool} -speed -g{on}; then check cable and switch port",
     )
     judge(findings, "NET-FEC", subject, seen.fec, lambda mode: mode == GOOD_FEC, f"{GOOD_FEC} FEC mode")
-    _check_flaps(findings, subject, seen, f"{tool} -link_stat -g{on}; reseat or replace cable and module")
+    others = [each for card, each in facts.cards[host.name].items() if card != number]
+    _check_flaps(findings, subject, seen, others, f"{tool} -link_stat -g{on}; reseat or replace cable and module")
     _check_errors(findings, subject, seen, f"{tool} -stat -g{on}, twice; then check cable, module and switch port")
     _check_optics(findings, facts, params, subject, seen)
 
 
-def _check_flaps(findings: Findings, subject: Subject, seen: CardNetwork, command: str) -> None:
-    expected = f"fewer than {FLAPPING} changes in the last hour"
+def _check_flaps(
+    findings: Findings, subject: Subject, seen: CardNetwork, others: Sequence[CardNetwork], command: str
+) -> None:
+    expected = f"fewer than {FLAPPING} changes of its own in the last hour"
     stat = seen.link_stat.value
     if stat is None:
         findings.add(
@@ -75,11 +79,25 @@ def _check_flaps(findings: Findings, subject: Subject, seen: CardNetwork, comman
         return
     ups, recent = stat.up_count, seen.recent_changes
     said = f"up {ups} times since power on, "
-    said += "times of changes unreadable" if recent is None else f"{recent} changes in the last hour"
-    verdict = Verdict.FAIL if (recent or 0) >= FLAPPING else Verdict.WARN if ups > MANY_UPS else Verdict.OK
-    if recent is None and verdict is Verdict.OK:
-        verdict = Verdict.UNKNOWN
+    if recent is None:
+        verdict = Verdict.WARN if ups > MANY_UPS else Verdict.UNKNOWN
+        said += "times of changes unreadable"
+    else:
+        shared = [age for age in recent if _is_shared(age, others)]
+        own = len(recent) - len(shared)
+        many = ups > MANY_UPS or len(shared) >= FLAPPING
+        verdict = Verdict.FAIL if own >= FLAPPING else Verdict.WARN if many else Verdict.OK
+        said += f"{len(recent)} changes in the last hour"
+        if shared:
+            said += f", {len(shared)} of them together with most cards of this host (the other end restarted)"
     findings.add("NET-FLAP", subject, verdict, seen=said, expected=expected, next_command=command)
+
+
+def _is_shared(age_s: float, others: Sequence[CardNetwork]) -> bool:
+    """Whether most other cards of the host changed then, too: not this cable's doing. Unknown histories say nothing."""
+    known = [each.recent_changes for each in others if each.recent_changes is not None]
+    together = [changes for changes in known if any(abs(each - age_s) <= TOGETHER_S for each in changes)]
+    return 2 * len(together) > len(known)
 
 
 def _check_errors(findings: Findings, subject: Subject, seen: CardNetwork, command: str) -> None:

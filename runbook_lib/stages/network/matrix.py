@@ -6,6 +6,7 @@ from collections import defaultdict
 from typing import TYPE_CHECKING
 
 from runbook_lib.model import Subject, Verdict
+from runbook_lib.params import Topology
 from runbook_lib.stages.network.facts import words
 
 if TYPE_CHECKING:
@@ -44,7 +45,8 @@ def not_judged(facts: NetworkFacts, params: Params, subject: Subject) -> str:
 def judged(facts: NetworkFacts, params: Params) -> dict[Cell, Verdict]:
     """Return the verdict of every tested pair whose two cards are up and have their addresses.
 
-    A host that gave no facts may have any address: that it answers counts, that it does not says nothing.
+    A host that gave no facts may have any address: that it answers counts, that it does not says nothing. Nor does it
+    say anything that a cable does not lead to other cards than its end's.
     """
     cards = {end for cell in facts.pings for end in cell}
     doubtful = {card for card in cards if not_judged(facts, params, card)}
@@ -52,9 +54,16 @@ def judged(facts: NetworkFacts, params: Params) -> dict[Cell, Verdict]:
     found = {}
     for cell, reading in facts.pings.items():
         verdict = cell_verdict(reading)
+        if not has_way(params, cell) and verdict is not Verdict.OK:
+            continue
         if not set(cell) & doubtful or (cell[1] in blind and verdict is Verdict.OK):
             found[cell] = verdict
     return found
+
+
+def has_way(params: Params, cell: Cell) -> bool:
+    """Whether two cards shall reach each other: all behind a switch, the ends of one cable on a direct pair."""
+    return params.cluster.topology is not Topology.DIRECT or cell[0].card == cell[1].card
 
 
 def blame(cells: dict[Cell, Verdict]) -> dict[Subject, list[Cell]]:
@@ -112,7 +121,7 @@ def _check_card(  # noqa: PLR0913, PLR0917 - a card, and what the whole matrix s
 ) -> None:
     expected = "every card that was pinged answers, 0 % loss"
     own = not_judged(facts, params, subject)
-    mine = [cell for cell in facts.pings if cell[0] == subject]
+    mine = [cell for cell in facts.pings if cell[0] == subject and has_way(params, cell)]
     if own:
         findings.add("NET-PING", subject, Verdict.SKIPPED, seen=f"not judged: {own}", expected=expected)
         return
