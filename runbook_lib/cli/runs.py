@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shlex
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
@@ -26,13 +27,29 @@ from runbook_lib.cli.base import (
 )
 from runbook_lib.errors import RunbookError
 from runbook_lib.model import Verdict, to_json
-from runbook_lib.runs.kernels.fork_server import preloaded  # begins to import while the command does
+from runbook_lib.runs.kernels.fork_server import preloaded
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 DEMO_PARAMS = "params/demo.yaml"
 
 
+@contextlib.contextmanager
+def kernels(override: list[str], *files: str) -> Iterator[None]:
+    """Have kernels that start quickly; they begin to be imported while the command is.
+
+    Reads the params files first: a typo is answered before anything heavy begins. Raises UsageError.
+    """
+    from runbook_lib.params import load_params
+
+    for file in files:
+        load_params(file, overrides_of(override))
+    with preloaded():
+        yield
+
+
 @app.command()
-@preloaded()
 def run(  # noqa: PLR0913, PLR0917 - the options of one command
     params: ParamsFile,
     mode: Annotated[str, typer.Option(help="observe, plan or apply.")] = "plan",
@@ -44,16 +61,18 @@ def run(  # noqa: PLR0913, PLR0917 - the options of one command
 ) -> None:
     """Run the stages' notebooks headless, and write a record and a report."""
     from runbook_lib.params import project_root
-    from runbook_lib.runs.approval import read_approvals
-    from runbook_lib.runs.runner import RunOptions
 
-    digests, plans = read_approvals(approve, project_root())
-    options = RunOptions(params, mode, overrides_of(override), tuple(stage), yes, tuple(digests), tuple(plans))
-    _finish(_execute(options), as_json=as_json)
+    with kernels(override, params):
+        from runbook_lib.runs.approval import read_approvals
+        from runbook_lib.runs.runner import RunOptions
+
+        digests, plans = read_approvals(approve, project_root())
+        options = RunOptions(params, mode, overrides_of(override), tuple(stage), yes, tuple(digests), tuple(plans))
+        outcome = _execute(options)
+    _finish(outcome, as_json=as_json)
 
 
 @app.command()
-@preloaded()
 def plan(
     params: ParamsFile,
     save: Annotated[str, typer.Option(help="Write the plans with their digests to this file, for --approve.")] = "",
@@ -62,9 +81,10 @@ def plan(
     as_json: Json = False,
 ) -> None:
     """Show what a run would change; the same as run --mode plan."""
-    from runbook_lib.runs.runner import RunOptions
+    with kernels(override, params):
+        from runbook_lib.runs.runner import RunOptions
 
-    outcome = _execute(RunOptions(params, "plan", overrides_of(override), tuple(stage)))
+        outcome = _execute(RunOptions(params, "plan", overrides_of(override), tuple(stage)))
     if save:
         _save_plans(outcome, params, override, Path(save))
     _finish(outcome, as_json=as_json)
@@ -87,7 +107,6 @@ def _save_plans(outcome: Any, params: str, override: list[str], path: Path) -> N
 
 
 @app.command()
-@preloaded()
 def resume(
     run: Annotated[str, typer.Argument(help="A run's folder or id; a params file or cluster for its newest run.")],
     yes: Yes = False,
@@ -96,9 +115,11 @@ def resume(
     as_json: Json = False,
 ) -> None:
     """Continue a run that was cut: what it did is checked again, the rest is done. Asks for approval anew."""
-    from runbook_lib.runs.resume import resume as go_on
+    with kernels([]):
+        from runbook_lib.runs.resume import resume as go_on
 
-    _finish(go_on(run, say, yes=yes, approve=approve, why=why), as_json=as_json)
+        outcome = go_on(run, say, yes=yes, approve=approve, why=why)
+    _finish(outcome, as_json=as_json)
 
 
 def _execute(options: Any) -> Any:  # noqa: ANN401 - RunOptions and RunOutcome, imported late
@@ -233,9 +254,10 @@ def demo(
 
 
 @app.command()
-@preloaded()
 def diagnose(params: ParamsFile, override: Override = [], as_json: Json = False) -> None:
     """Collect the logs of all hosts and name the first error of each; changes nothing."""
-    from runbook_lib.runs.runner import RunOptions
+    with kernels(override, params):
+        from runbook_lib.runs.runner import RunOptions
 
-    _finish(_execute(RunOptions(params, "observe", overrides_of(override), ("diagnose",))), as_json=as_json)
+        outcome = _execute(RunOptions(params, "observe", overrides_of(override), ("diagnose",)))
+    _finish(outcome, as_json=as_json)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import threading
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from runbook_lib import __version__
@@ -210,7 +210,15 @@ class _Undo:
         last = _our_weights(self.params, probes[weights.NAME]) if self._options.weights else []
         hosts = {change.subject.host for change in extra}  # the daemon goes with its container there
         rest = [each for each in made if not (each.change.subject.host in hosts and _enters_container(each.change))]
-        return reverse_plan(self._options.name, rest, due, extra, last)
+        reverse = reverse_plan(self._options.name, rest, due, extra, last)
+        emptied = {change.subject.host for change in last}
+        # modes, owners and the download itself go with the files
+        kept = [
+            (each, why)
+            for each, why in reverse.kept
+            if not (each.stage == weights.NAME and each.change.subject.host in emptied)
+        ]
+        return replace(reverse, kept=type(reverse.kept)(kept))
 
     def _approved(self, plan: Plan) -> str:
         if plan.digest in self._options.digests:

@@ -122,6 +122,7 @@ class ForkServer:
         self.environment = start_environment(os.environ)
         self._process: subprocess.Popen[bytes] | None = None
         self._ready = threading.Event()
+        self._asked = False
         # It dies with the thread that started it, so that thread does nothing but wait for it.
         self._thread = threading.Thread(target=self._run, args=(theirs,), name="runbook-preloader", daemon=True)
         self._thread.start()
@@ -166,6 +167,7 @@ class ForkServer:
             raise NoFork(f"its environment has another {min(name for name, _ in other)}")
         if env.get("MPLBACKEND", _INLINE) != _INLINE:
             raise NoFork("it wants another matplotlib backend")
+        self._asked = True
         ours, theirs = socket.socketpair()
         request = os.memfd_create("kernel-request")
         try:
@@ -193,9 +195,9 @@ class ForkServer:
         self._ready.wait()
         self._control.close()
         if self._process is not None:
-            # while it imports it looks at nothing else
-            self._process.terminate()
-            self._thread.join(_END_S)
+            if self._asked:  # without kernels it has nothing to end, and while it imports it looks at nothing else
+                self._process.terminate()
+                self._thread.join(_END_S)
             self._process.kill()
         self._thread.join()
         self._errors.close()
