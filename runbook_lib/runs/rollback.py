@@ -213,12 +213,14 @@ class _Undo:
         reverse = reverse_plan(self._options.name, rest, due, extra, last)
         emptied = {change.subject.host for change in last}
         # modes, owners and the download itself go with the files
-        kept = [
-            (each, why)
-            for each, why in reverse.kept
-            if not (each.stage == weights.NAME and each.change.subject.host in emptied)
-        ]
-        return replace(reverse, kept=type(reverse.kept)(kept))
+        return replace(
+            reverse,
+            kept=tuple(
+                (each, why)
+                for each, why in reverse.kept
+                if each.stage != weights.NAME or each.change.subject.host not in emptied
+            ),
+        )
 
     def _approved(self, plan: Plan) -> str:
         if plan.digest in self._options.digests:
