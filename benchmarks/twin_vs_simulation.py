@@ -1,6 +1,7 @@
 """The twin's service over real HTTP against the simulation, at equal settings.
 
     python benchmarks/twin_vs_simulation.py [--params FILE] [--levels 1,64,400] [--requests-per-client N]
+        [--factor N] [--output-tokens N]
 
 The service runs in a process of its own on a loopback address, the project's load generator in another; the same
 numbers of requests and the lengths that the service counted go into the simulation. Exits 1 when first-token or
@@ -53,11 +54,12 @@ class Case:
     requests: int
 
 
-def case_of(concurrency: int, per_client: int) -> Case:
-    """Return lengths that finish within about 20 s of real time."""
+def case_of(concurrency: int, options: argparse.Namespace) -> Case:
+    """Return a case; with the defaults each finishes within about 20 s of real time."""
+    per_client, factor = options.requests_per_client, options.factor
     if concurrency == 1:
-        return Case(1, ALONE, 2048, 64, 2 * per_client)
-    return Case(concurrency, FAST, 512, 128, per_client * concurrency)
+        return Case(1, factor or ALONE, 2048, 64, 2 * per_client)
+    return Case(concurrency, factor or FAST, 512, options.output_tokens, per_client * concurrency)
 
 
 async def serve(params: str, factor: float) -> None:
@@ -132,6 +134,8 @@ def main() -> int:
     parser.add_argument("--params", default=str(ROOT / "params" / "example-4x8-switch.yaml"))
     parser.add_argument("--levels", default="1,64,400")
     parser.add_argument("--requests-per-client", type=int, default=3)
+    parser.add_argument("--factor", type=float, default=0.0, help="time factor of all levels")
+    parser.add_argument("--output-tokens", type=int, default=128, help="of all levels but 1")
     parser.add_argument("--serve", type=float, default=0.0, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.serve:
@@ -141,7 +145,7 @@ def main() -> int:
         "               time    TTFT s    TTFT s           decode ms decode ms          twin late ms   client late ms"
     )
     print("concurrency  factor      HTTP simulated  error      HTTP simulated  error     mean   worst     mean     p99")
-    cases = [case_of(int(word), options.requests_per_client) for word in options.levels.split(",")]
+    cases = [case_of(int(word), options) for word in options.levels.split(",")]
     good = [compare(options.params, case) for case in cases]
     return 0 if all(good) else 1
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from runbook_lib.capacity.engine import Engine, Step
 
 TWIN_CARD = HARDWARE["910b3"]
+TIMER_S = 0.001  # epoll counts whole ms and rounds up: the last one is waited for in turns of the loop
 # A burst is over when nothing came for so many real seconds (shortest, longest), or after so many times that
 BURST_QUIET_S, BURST_LULL_S, BURST_MOST = 0.002, 0.01, 20
 
@@ -163,7 +164,10 @@ class LiveEngine:
         return min(max(step_s / 4, BURST_QUIET_S), BURST_LULL_S)
 
     async def _sleep_until(self, time: int) -> None:
-        await asyncio.sleep(max(0.0, (time - self.now()) / PS / self.config.time_factor))
+        left_s = (time - self.now()) / PS / self.config.time_factor
+        await asyncio.sleep(max(0.0, left_s - TIMER_S))
+        while self.now() < time:  # noqa: ASYNC110 - it is the clock that is waited for
+            await asyncio.sleep(0)
 
     async def _pass(self, end: int) -> None:
         await self._sleep_until(end)
