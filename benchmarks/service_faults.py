@@ -4,8 +4,8 @@
 
 The twin is brought up to the written service files. For each case: inject, look (the stages that own it), start the
 daemons as they are, watch until the first error is told, stop, clear. The table says what was reported before, what
-after, how long after the first log line of the failure, and whether the host was right. Exits 1 when something of it
-does not hold, or when the healthy twin has a finding.
+after, how long after the first log line of the failure (of a service that hangs in silence: after the first look), and
+whether the host was right. Exits 1 when something of it does not hold, or when the healthy twin has a finding.
 """
 
 from __future__ import annotations
@@ -64,6 +64,7 @@ OTHERS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 FAST = 1000.0
 WITHIN_S = 5.0
+SILENT_S = 15.0  # where a service hangs without a log line: from the first look to the finding
 _AFTER_S = 45.0
 _LOAD, _LOAD_S, _SETTLE_S = 12, 90.0, 6.0  # requests of the longest kind; how long they are held; until it shows
 _POLL_S = 0.3
@@ -71,7 +72,10 @@ _POLL_S = 0.3
 
 @dataclass
 class Result:
-    """How one fault went. lag_s: from the first error line to the finding; None where nothing was started."""
+    """How one fault went. lag_s: from the first error line to the finding; None where nothing was started.
+
+    silent: there was no line, and lag_s is that from the first look.
+    """
 
     name: str
     host: str
@@ -79,6 +83,7 @@ class Result:
     after: str = ""
     lag_s: float | None = None
     seconds: float = 0.0
+    silent: bool = False
     problems: list[str] = field(default_factory=list)
 
 
@@ -261,6 +266,7 @@ def _after(bench: Bench, data: dict[str, Any], result: Result, parts: tuple[Expe
         heard = not data.get("says") or any(says.search(each.seen) for each in _errors(found))
         return heard and not missing(bench.params, result.host, late, found)
 
+    looked_at = time.time()
     found = _watch(bench, told)
     seen_at = time.time()
     heard = [each for each in _errors(found) if says.search(each.seen)]
@@ -270,6 +276,10 @@ def _after(bench: Bench, data: dict[str, Any], result: Result, parts: tuple[Expe
     result.problems += [f"after the start: {each}" for each in missing(bench.params, result.host, late, found)]
     result.after = ", ".join(sorted({each.code for each in heard} | {code for each in late for code in each.codes}))
     first = _first_stamp(bench) if heard else None
+    if not data.get("says") and (running or data.get("load")):
+        result.lag_s, result.silent = seen_at - looked_at, True
+        if result.lag_s > SILENT_S:
+            result.problems.append(f"told {result.lag_s:.1f} s after the first look at a service that hangs")
     if first is not None:
         result.lag_s = max(0.0, seen_at - first)
         if result.lag_s > WITHIN_S:
@@ -375,10 +385,12 @@ def main() -> int:
         rows = [vars(each) for each in results]
         print(json.dumps({"ok": not failed and not found, "failures": [vars(each) for each in failed], "cases": rows}))
     else:
-        lags = [each.lag_s for each in results if each.lag_s is not None]
+        lags = [each.lag_s for each in results if each.lag_s is not None and not each.silent]
+        silent = [each.lag_s for each in results if each.lag_s is not None and each.silent]
         print(
-            f"\n{len(results) - len(failed)} of {len(results)} faults hold; told at most "
-            f"{max(lags, default=0):.1f} s after the first log line; {len(found)} findings on the healthy twin"
+            f"\n{len(results) - len(failed)} of {len(results)} faults hold; told at most {max(lags, default=0):.1f} s "
+            f"after the first log line, a silent hang {max(silent, default=0):.1f} s after the first look; "
+            f"{len(found)} findings on the healthy twin"
         )
     return 1 if failed or found or not results else 0
 

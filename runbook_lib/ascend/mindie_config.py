@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ConfigProblem", "Json", "Schema", "ServiceSettings", "default_config", "detect_schema", "parse", "problems",
-    "render", "to_text",
+    "render", "tls_files", "to_text",
 ]  # fmt: skip
 
 _LARGEST_BYTES = 10 * 1024 * 1024  # the daemon refuses larger files (MindIE-LLM)
@@ -89,6 +89,22 @@ def _model(deploy: Json) -> Json:
         raise TypeError("ModelConfig of the default configuration is not a list of objects")
     first: Json = models[0]
     return first
+
+
+def tls_files(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the certificate files, below the service's folder, that https needs by the keys of a config.json.
+
+    Every plane that has keys of its own has files of its own; the CA files share one folder (MindIE-LLM).
+    """
+    server = config.get("ServerConfig")
+    server = server if isinstance(server, dict) else {}
+    names: list[str] = []
+    for prefix in ("tls", "managementTls", "metricsTls"):
+        authorities = server.get(f"{prefix}CaFile")
+        folder = str(server.get("tlsCaPath", "security/ca/")).rstrip("/")
+        names += [f"{folder}/{each}" for each in (authorities if isinstance(authorities, list) else ())]
+        names += [str(server[key]) for key in (f"{prefix}Cert", f"{prefix}Pk") if server.get(key)]
+    return tuple(names)
 
 
 def render(default: Mapping[str, Any], settings: ServiceSettings) -> Json:

@@ -26,10 +26,8 @@ def bench_report(
     as_json: Json = False,
 ) -> None:
     """Say what archived points mean: table, knee, what binds, differences."""
-    from dataclasses import asdict
-
     from runbook_lib.load import reference
-    from runbook_lib.runs.measure import archived
+    from runbook_lib.runs.conclusions import archived
 
     points, answers = archived(Path(folder))
     others = []
@@ -40,15 +38,7 @@ def bench_report(
     answers = dict(answers)
     answers["comparisons"] = [
         *answers.get("comparisons", []),
-        *(
-            {
-                "name": other.name,
-                "source": other.source,
-                "rows": [dict(row) for row in other.rows],
-                "differences": [asdict(each) for each in reference.compare(points, other)],
-            }
-            for other in others
-        ),
+        *(reference.beside(points, other) for other in others),
     ]
     failures = [
         {"seen": f"concurrency {point['concurrency']}: {point['reason']}", "next_command": "measure this point again"}
@@ -61,10 +51,10 @@ def bench_report(
     if as_json:
         emit({"ok": not failures, "failures": failures, "points": points, "answers": answers})
     else:
-        from runbook_lib.load.text import differences_text, points_text
+        from runbook_lib.load.text import answers_text, differences_text, points_text
 
         print(points_text({"points": points, "failures": failures, "answers": answers}))
-        print(differences_text(answers["comparisons"]), end="")
+        print(differences_text(answers["comparisons"]) + answers_text(answers), end="")
     raise typer.Exit(0 if not failures else 1)
 
 

@@ -154,27 +154,24 @@ def capacity_plan(  # noqa: PLR0913, PLR0917 - each is an option
 @capacity_app.command("calibrate")
 def capacity_calibrate(  # noqa: PLR0913, PLR0917 - each is an option
     params: ParamsFile,
-    points: Annotated[str, typer.Argument(help="A result of `runbook bench --json` on this deployment.")],
+    points: Annotated[
+        str, typer.Argument(help="A result of `bench --json`, a folder of `bench --out`, or a run's folder.")
+    ],
     input_tokens: Tokens = None,
     output_tokens: Tokens = None,
     override: Override = [],
     as_json: Json = False,
 ) -> None:
     """Fit the constants that a benchmark can tell to your own points; say what is left, and what to put into PARAMS."""
-    import json
-    from pathlib import Path
-
-    from runbook_lib.capacity.calibrate import calibrate
+    from runbook_lib.capacity.calibrate import calibrate, errors, mean_errors
     from runbook_lib.params import load_params
     from runbook_lib.runs.capacity import fit_json, points_of, setup_of
 
-    try:
-        result = json.loads(Path(points).read_text(encoding="utf-8"))
-    except ValueError as wrong:
-        raise UsageError(f"{points} is not JSON: {wrong}") from None
     read = load_params(params, overrides_of(override))
     load = _load(read, None, (input_tokens, output_tokens), 0.0, seed=0)
-    fit = fit_json(calibrate(setup_of(read), load, points_of(result), progress=say))
+    measured = points_of(_measured(points), lengths=(int(load.inputs.mean), int(load.outputs.mean)))
+    before = mean_errors(errors(setup_of(read), load, measured))
+    fit = fit_json(calibrate(setup_of(read), load, measured, progress=say)) | {"mean_error_before": before}
     failures = [
         {
             "seen": f"{name} ended at the edge of its interval: the points ask for more than is plausible",
@@ -190,10 +187,29 @@ def capacity_calibrate(  # noqa: PLR0913, PLR0917 - each is an option
                 f"concurrency {row['concurrency']:5.0f}: throughput {row['throughput']:+.1%}, first token "
                 f"{row['ttft']:+.1%}, decode {row['decode']:+.1%}"
             )
-        print("mean: " + ", ".join(f"{name} {share:.1%}" for name, share in fit["mean_error"].items()))
+        print(
+            "mean: "
+            + ", ".join(f"{name} {share:.1%} (was {before[name]:.1%})" for name, share in fit["mean_error"].items())
+        )
         print("capacity:\n  constants:\n" + "\n".join(f"    {key}: {value}" for key, value in fit["constants"].items()))
     if failures:
         raise typer.Exit(1)
+
+
+def _measured(place: str) -> Any:  # noqa: ANN401 - foreign JSON
+    """Read points[] from a file of JSON or from a folder. Raises UsageError."""
+    import json
+    from pathlib import Path
+
+    from runbook_lib.runs.conclusions import archived
+
+    path = Path(place)
+    if path.is_dir():
+        return {"points": archived(path)[0]}
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as wrong:
+        raise UsageError(f"{place} is no JSON and no folder of points: {wrong}") from None
 
 
 _HEAD = "concurrency  req/s  out tok/s  TTFT mean s   p50 s   p99 s  decode ms  preempted  in flight  simulated req/s"

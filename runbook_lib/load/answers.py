@@ -16,13 +16,14 @@ if TYPE_CHECKING:
 
 def answers(
     points: Sequence[Mapping[str, Any]],
-    server: Mapping[int, Mapping[str, float]] | None = None,
+    server: Mapping[tuple[int, int, int], Mapping[str, float]] | None = None,
     *,
     max_batch_size: int = 0,
     max_link_num: int = 0,
 ) -> dict[str, Any]:
     """Return the answers of points in their JSON form, as plain JSON.
 
+    server: summary of the scraped metrics by input tokens, output tokens and concurrency
     A grid of lengths has one sweep for each pair of them; the knee is told of each.
     """
     groups = by_level(points)
@@ -32,7 +33,8 @@ def answers(
     told = []
     for (inputs, outputs), sweep in sweeps.items():
         found = knee_of(sweep)
-        held = binding(sweep, server or {}, max_batch_size=max_batch_size, max_link_num=max_link_num)
+        said = {level: each for (into, out, level), each in (server or {}).items() if (into, out) == (inputs, outputs)}
+        held = binding(sweep, said, max_batch_size=max_batch_size, max_link_num=max_link_num)
         told.append(
             {
                 "input_tokens": inputs,

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from runbook_lib.load.store import Store
 
 _TELL_EVERY_S = 5.0
+# Above this share of the time without a core, fewer clients would not help.
+_STARVED = 0.2
 _FLAT = ("ttft", "itl", "tpot")
 
 
@@ -52,7 +54,7 @@ class Bench:
             return Point.from_json(before.point)
         if self._store is not None:
             spec = replace(spec, raw_file=str(self._store.raw_file(key)))
-        scraper = self._scraper()
+        scraper = self._scraper(spec.ca_file)
         with scraper or nullcontext():
             point = replace(self._load(spec, apart=scraper is not None), repeat=repeat)
         if self._store is not None:
@@ -64,12 +66,12 @@ class Bench:
         )
         return point
 
-    def _scraper(self) -> Scraper | None:
+    def _scraper(self, ca_file: str) -> Scraper | None:
         if not self._metrics_url:
             return None
         from runbook_lib.load.scrape import Scraper  # noqa: PLC0415 - see measure
 
-        return Scraper(self._metrics_url)
+        return Scraper(self._metrics_url, ca_file=ca_file)
 
     def _load(self, spec: PointSpec, *, apart: bool) -> Point:
         """Load from this process when it has nothing else to do, else from processes of its own."""
@@ -134,6 +136,8 @@ def _next_command(spec: PointSpec, point: Point) -> str:
     if point.errors or point.warmup_errors:
         target = endpoint(spec.url)
         return f"curl -sS -i {target.scheme}://{target.authority}{target.path.replace('/chat/completions', '/models')}"
+    if point.client_waited_share > _STARVED:
+        return "ps -eo pid,pcpu,comm --sort=-pcpu | head   # what takes the CPU; then the same command again"
     return (
         f"runbook bench --url {spec.url} --model {spec.model} --concurrency {max(1, spec.concurrency // 2)} "
         f"--input-tokens {spec.input_tokens} --output-tokens {spec.output_tokens}"

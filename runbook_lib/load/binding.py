@@ -12,6 +12,7 @@ _FULL = 0.95
 _NEAR = 0.9
 _FLAT = 1.1
 _HALF = 0.5
+_STARVED = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +36,8 @@ def binding(
     """
     ordered = sorted(points, key=lambda point: int(point["concurrency"]))
     good = [point for point in ordered if point["ok"]]
-    if ordered and not ordered[-1]["ok"] and "load generator" in str(ordered[-1]["reason"]):
-        return Binding("client", f"the client itself: {ordered[-1]['reason']}")
+    if ordered and _client_failed(ordered[-1]):
+        return Binding("client", f"the load generator itself, at {ordered[-1]['concurrency']}: {ordered[-1]['reason']}")
     if not good:
         return Binding("unknown", "no point measured well")
     top = good[-1]
@@ -56,6 +57,14 @@ def binding(
     return _by_shape(good, max_batch_size)
 
 
+def _client_failed(point: Mapping[str, Any]) -> bool:
+    """Whether the point failed by its client: late, or without a core while requests were missing."""
+    if point["ok"]:
+        return False
+    waited = float(point.get("client_waited_share", 0.0)) > _STARVED and not any(point.get("errors", {}).values())
+    return "load generator" in str(point["reason"]) or waited
+
+
 def _by_shape(good: Sequence[Mapping[str, Any]], max_batch_size: int) -> Binding:
     """Judge without the server's word, by how many requests decode at once (Little's law)."""
     decoding = [(int(point["concurrency"]), in_decode(point)) for point in good]
@@ -73,14 +82,15 @@ def _by_shape(good: Sequence[Mapping[str, Any]], max_batch_size: int) -> Binding
         busy = float(good[-1]["requests_per_s"]) * float(alone["ttft_ms"]["mean"]) / 1000
         if busy >= _HALF:
             return Binding(
-                "prefill", f"prefill takes about {100 * min(busy, 1.0):.0f} % of the time at {level} clients"
+                "prefill", f"computing prompts takes about {100 * min(busy, 1.0):.0f} % of the time at {level} clients"
             )
     first, last = good[0], good[-1]
     slower = first["tpot_ms"] and last["tpot_ms"] and last["tpot_ms"]["mean"] > _FLAT * first["tpot_ms"]["mean"]
     if slower:
         return Binding(
             "decode",
-            f"all {level} decode at once, and a step takes {float(last['tpot_ms']['mean']):.0f} ms instead of "
+            f"about {most:.0f} of {level} requests decode at once, and a step takes "
+            f"{float(last['tpot_ms']['mean']):.0f} ms instead of "
             f"{float(first['tpot_ms']['mean']):.0f} ms at {first['concurrency']} clients",
         )
     return Binding(

@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
-import resource
 import select
 import struct
 import time
@@ -22,8 +21,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
 from runbook_lib.errors import LoadError
-from runbook_lib.load import prompts, sockets
+from runbook_lib.load import machine, prompts, sockets
 from runbook_lib.load.record import Clock, Record, Trace
+from runbook_lib.load.slot import Slot, Stock
 from runbook_lib.load.stream import Answer
 from runbook_lib.load.workload import split
 
@@ -46,6 +46,10 @@ _NAP_SHARE = 0.001
 # epoll waits in whole milliseconds; what is due sooner is slept for.
 _FINE_S = 0.002
 _OPEN_AT_FIRST = 64
+# With fewer connections ready at once there is time for what may wait.
+_FEW = 32
+# Building one request takes less.
+_BUILD_NS = 50_000
 _PROGRESS_EVERY_NS = _BILLION // 2
 _LONGEST_POLL_S = 0.5
 _SPARE_FILES = 32
@@ -63,26 +67,6 @@ class Progress:
     total: int
 
 
-class _Slot:
-    """One client of the closed loop: its connection, and the request that is under way on it."""
-
-    __slots__ = (
-        "answer", "history", "intended_ns", "next_turn", "opened_ns", "prompt", "ready", "record", "wire", "writing",
-    )  # fmt: skip
-
-    def __init__(self) -> None:
-        self.wire: sockets.Wire | None = None
-        self.intended_ns = 0
-        self.next_turn = -1  # the request that goes on with this client's conversation
-        self.prompt = ""
-        self.history: list[prompts.Turn] = []
-        self.ready = False
-        self.writing = False
-        self.opened_ns = 0
-        self.record: Record | None = None
-        self.answer: Answer | None = None
-
-
 class Client:
     """The connections to one service, kept open from warm-up to the end of the point.
 
@@ -96,20 +80,20 @@ class Client:
         self._most = split(spec.concurrency, spec.processes, part)
         self._target = prompts.endpoint(spec.url)
         self._new_tls = _tls_maker(spec.ca_file, self._target.host) if self._target.scheme == "https" else None
-        _raise_file_limit(self._most + _SPARE_FILES)
+        machine.raise_file_limit(self._most + _SPARE_FILES)
         self._family, self._address = sockets.resolve(self._target)
         self._epoll = select.epoll()
         self._lifeline = lifeline
         if lifeline >= 0:
             self._epoll.register(lifeline, select.EPOLLIN)
         at_first = min(self._most, _OPEN_AT_FIRST) if spec.open_loop else self._most
-        self._slots = [_Slot() for _ in range(at_first)]
-        self._by_fd: dict[int, _Slot] = {}
+        self._slots = [Slot() for _ in range(at_first)]
+        self._by_fd: dict[int, Slot] = {}
         # by fd, while plain reads of an answer may take the short way: receive, the answer's quick, the slot
-        self._hot: dict[int, tuple[Any, Callable[[bytes, int], bool], _Slot]] = {}
-        self._connecting: dict[_Slot, int] = {}  # until when; oldest first
-        self._idle: deque[_Slot] = deque()
-        self._timeouts: deque[tuple[int, Record, _Slot]] = deque()
+        self._hot: dict[int, tuple[Any, Callable[[bytes, int], bool], Slot]] = {}
+        self._connecting: dict[Slot, int] = {}  # until when; oldest first
+        self._idle: deque[Slot] = deque()
+        self._timeouts: deque[tuple[int, Record, Slot]] = deque()
         self._lateness = array("q")
         self._unstamped = 0
         self._wall_minus_mono = 0
@@ -118,7 +102,9 @@ class Client:
         self._work: Workload | None = None
         self._closed: Workload | None = None  # the same, while clients send as soon as they are free
         self._records: list[Record] = []
-        self._prepared: dict[int, bytes] = {}
+        self._stock: Stock | None = None
+        self._ended: list[tuple[Record, Answer]] = []  # what came last on them is still to be read
+        self._timeout_ns = int(spec.timeout_s * _BILLION)
         self._next = self._count = self._zero_ns = self._flying = 0
         self._done = self._failed = 0
         self._answer_ns = self._answers = 0
@@ -162,18 +148,19 @@ class Client:
         self._idle = deque(self._slots)
         for slot in self._slots:
             slot.next_turn, slot.history = -1, []
-        first = 0 if work.turns > 1 else min(work.count, len(self._slots))
-        self._prepared = {index: requests.build(index) for index in range(first)}
+        self._stock = Stock(requests, work, 0 if work.turns > 1 else len(self._slots))
+        self._stock.fill(0)
         next_report_ns = 0
         gc.collect()
         gc.freeze()
         gc.disable()
-        cpu_s, waited_s = time.thread_time(), _waited_s()
+        cpu_s, waited_s = time.thread_time(), machine.waited_s()
         self._zero_ns = time.monotonic_ns()
         try:
             while True:
                 self._launch_due(work)
                 if not self._flying and self._over(work):
+                    self._conclude_ended()
                     break
                 self._round(self._nap_s())
                 now_ns = time.monotonic_ns()
@@ -191,7 +178,7 @@ class Client:
             clock,
             self._zero_ns,
             cpu_s=time.thread_time() - cpu_s,
-            waited_s=_waited_s() - waited_s,
+            waited_s=machine.waited_s() - waited_s,
             wall_s=wall_s,
         )
 
@@ -222,7 +209,7 @@ class Client:
             if not self._idle:
                 if len(self._slots) >= self._most:
                     return  # it waits in the client, and its latency counts
-                self._slots.append(_Slot())
+                self._slots.append(Slot())
                 self._idle.append(self._slots[-1])
             slot = self._idle.popleft()
             slot.intended_ns = self._zero_ns + work.at_ns[self._next]
@@ -255,8 +242,14 @@ class Client:
         due_s = self._due_in_s(before_ns)
         nap_s -= (before_ns - self._looked_ns) / _BILLION  # a long round needs no nap
         if nap_s > 0 or due_s < _FINE_S:
-            time.sleep(min(due_s, nap_s) if nap_s > 0 else due_s)
+            sleep_s = min(due_s, nap_s) if nap_s > 0 else due_s
+            end_ns = before_ns + int(sleep_s * _BILLION)
+            if self._stock is not None:
+                self._stock.fill(self._next, end_ns - _BUILD_NS)
             before_ns = time.monotonic_ns()
+            if before_ns < end_ns:
+                time.sleep((end_ns - before_ns) / _BILLION)
+                before_ns = time.monotonic_ns()
         patience_s = 0.0 if due_s < _FINE_S else min(self._patience_s(before_ns), due_s - _FINE_S / 2)
         ready = self._epoll.poll(patience_s, len(self._slots) + 1)
         self._looked_ns = now_ns = time.monotonic_ns()
@@ -269,6 +262,8 @@ class Client:
         if waited or not self._ready_since_ns:
             self._ready_since_ns = now_ns
         self._serve(ready)
+        if len(ready) < _FEW or len(self._ended) > len(self._slots):
+            self._conclude_ended()
         self._ready_since_ns = now_ns
         self._expire(time.monotonic_ns())
 
@@ -353,7 +348,7 @@ class Client:
             self._ended_by_peer(slot)
         self._watch(slot)
 
-    def _take(self, slot: _Slot, data: bytes, wall_ns: int) -> None:
+    def _take(self, slot: Slot, data: bytes, wall_ns: int) -> None:
         now_ns = time.monotonic_ns()
         answer, record = slot.answer, slot.record
         if answer is None or record is None:
@@ -371,8 +366,11 @@ class Client:
             self._unstamped += 1
             self._lateness.append(now_ns - max(record.start_ns, min(now_ns, self._ready_since_ns)))
         if data:
-            answer.feed(data, stamp_ns)
-            if answer.done:
+            answer.feed(data, stamp_ns, hold=True)
+            if answer.held:
+                self._ended.append((record, answer))
+                self._free(slot, reusable=answer.reusable)
+            elif answer.done:
                 self._finish(slot, reusable=answer.reusable)
             elif slot.wire is not None and slot.wire.receive is not None:
                 if answer.between:
@@ -380,7 +378,7 @@ class Client:
                 else:
                     self._hot.pop(slot.wire.fd, None)
 
-    def _ended_by_peer(self, slot: _Slot) -> None:
+    def _ended_by_peer(self, slot: Slot) -> None:
         if slot.answer is None:
             self._drop(slot)
             return
@@ -400,21 +398,21 @@ class Client:
 
     # --- connections
 
-    def _connect(self, slot: _Slot) -> None:
+    def _connect(self, slot: Slot) -> None:
         slot.opened_ns = time.monotonic_ns()
         try:
             tls = self._new_tls() if self._new_tls is not None else None
             slot.wire = sockets.Wire(self._family, self._address, tls)
         except OSError as error:
             if slot.record is not None:
-                self._connect_failed(slot, *_connect_error(error))
+                self._connect_failed(slot, *machine.connect_error(error))
             return
         self._by_fd[slot.wire.fd] = slot
         self._epoll.register(slot.wire.fd, select.EPOLLIN | select.EPOLLOUT)
         slot.ready, slot.writing = False, True
         self._connecting[slot] = slot.opened_ns + int(self._spec.connect_timeout_s * _BILLION)
 
-    def _go_on_connecting(self, slot: _Slot, wire: sockets.Wire) -> None:
+    def _go_on_connecting(self, slot: Slot, wire: sockets.Wire) -> None:
         try:
             if not wire.started:
                 wire.connected()
@@ -427,7 +425,7 @@ class Client:
                     f"{self._target.authority}: its certificate is not trusted: {distrust}",
                     next_command="name the CA file that signed the service's certificate (ca_file)",
                 ) from error
-            self._connect_failed(slot, *_connect_error(error))
+            self._connect_failed(slot, *machine.connect_error(error))
             return
         except sockets.Closed:
             self._connect_failed(slot, "cut", "connection closed before it was ready")
@@ -441,7 +439,7 @@ class Client:
             self._send(slot)
         self._watch(slot)
 
-    def _connect_failed(self, slot: _Slot, error: str, detail: str) -> None:
+    def _connect_failed(self, slot: Slot, error: str, detail: str) -> None:
         self._forget_connecting(slot)
         self._drop(slot)
         if slot.record is not None:
@@ -449,10 +447,10 @@ class Client:
             slot.record.start_ns = time.monotonic_ns()
             self._fail(slot, error, detail, slot.record.start_ns)
 
-    def _forget_connecting(self, slot: _Slot) -> None:
+    def _forget_connecting(self, slot: Slot) -> None:
         self._connecting.pop(slot, None)
 
-    def _watch(self, slot: _Slot) -> None:
+    def _watch(self, slot: Slot) -> None:
         wire = slot.wire
         if wire is None or (not slot.ready and not wire.started):
             return
@@ -461,7 +459,7 @@ class Client:
             slot.writing = wanted
             self._epoll.modify(wire.fd, select.EPOLLIN | (select.EPOLLOUT if wanted else 0))
 
-    def _drop(self, slot: _Slot) -> None:
+    def _drop(self, slot: Slot) -> None:
         wire, slot.wire, slot.ready = slot.wire, None, False
         if wire is not None:
             self._by_fd.pop(wire.fd, None)
@@ -472,9 +470,12 @@ class Client:
 
     # --- requests
 
-    def _launch(self, slot: _Slot, index: int) -> None:
+    def _launch(self, slot: Slot, index: int) -> None:
+        if self._stock is None:  # before the first run
+            return
         self._flying += 1
-        slot.record = Record(index, intended_ns=slot.intended_ns)
+        slot.record, slot.built = self._stock.take(index)
+        slot.record.intended_ns = slot.intended_ns
         self._records.append(slot.record)
         if slot.wire is None:
             self._connect(slot)  # the request goes out once it is open
@@ -482,48 +483,63 @@ class Client:
             self._send(slot)
             self._watch(slot)
 
-    def _send(self, slot: _Slot) -> None:
+    def _send(self, slot: Slot) -> None:
         wire, record, requests, work = slot.wire, slot.record, self._requests, self._work
         if wire is None or record is None or requests is None or work is None:
             return
-        index = record.index
-        data = self._prepared.pop(index, b"")
-        if not data:
-            prompt = requests.prompt(index)
-            data = requests.wrap(index, prompt, slot.history)
+        if slot.built is not None:
+            (data, slot.answer), slot.built = slot.built, None
+        else:
+            prompt = requests.prompt(record.index)
+            data = requests.wrap(record.index, prompt, slot.history)
             slot.prompt = prompt if work.turns > 1 else ""
+            record.input_tokens = work.input_tokens(record.index)
+            slot.answer = Answer(record, keep_text=work.turns > 1)
         wire.prepare(data)
-        record.input_tokens = work.input_tokens(index)
-        slot.answer = Answer(record, keep_text=work.turns > 1)
         record.start_ns = time.monotonic_ns()
         try:
             wire.flush()
         except sockets.Closed:
             self._ended_by_peer(slot)
             return
-        self._timeouts.append((record.start_ns + int(self._spec.timeout_s * _BILLION), record, slot))
+        self._timeouts.append((record.start_ns + self._timeout_ns, record, slot))
 
-    def _fail(self, slot: _Slot, error: str, detail: str, now_ns: int) -> None:
+    def _fail(self, slot: Slot, error: str, detail: str, now_ns: int) -> None:
         record = slot.record
         if record is not None:
             record.error, record.detail, record.end_ns = error, detail, now_ns
         self._finish(slot, reusable=False)
 
-    def _finish(self, slot: _Slot, *, reusable: bool) -> None:
+    def _conclude_ended(self) -> None:
+        """Read the ends of answers whose clients have gone on: when many end together, none waits for another's end."""
+        for record, answer in self._ended:
+            answer.conclude()
+            self._count_end(record)
+            answer.release()
+        self._ended.clear()
+
+    def _finish(self, slot: Slot, *, reusable: bool) -> None:
         record, answer = slot.record, slot.answer
         if record is None:
             return
+        self._count_end(record)
+        self._go_on(slot, record, answer)
+        if answer is not None:
+            answer.release()
+        self._free(slot, reusable=reusable)
+
+    def _count_end(self, record: Record) -> None:
         self._done += 1
-        self._flying -= 1
         if record.error:
             self._failed += 1
         else:
             self._answers += 1
             self._answer_ns += record.end_ns - record.start_ns
-        self._go_on(slot, record, answer)
-        slot.record = slot.answer = None
-        if answer is not None:
-            answer.release()
+
+    def _free(self, slot: Slot, *, reusable: bool) -> None:
+        """Let the client take its next request."""
+        self._flying -= 1
+        slot.record = slot.answer = slot.built = None
         if slot.wire is not None:
             self._hot.pop(slot.wire.fd, None)
         if not reusable:
@@ -533,7 +549,7 @@ class Client:
         else:
             self._idle.appendleft(slot)
 
-    def _go_on(self, slot: _Slot, record: Record, answer: Answer | None) -> None:
+    def _go_on(self, slot: Slot, record: Record, answer: Answer | None) -> None:
         """Note the next turn of this client's conversation; a failed turn ends it."""
         work = self._work
         if work is None or work.turns == 1:
@@ -553,30 +569,3 @@ def _tls_maker(ca_file: str, server_name: str) -> Callable[[], Tls]:
 
     using = tls.context(ca_file)
     return lambda: tls.Tls(using, server_name)
-
-
-def _waited_s() -> float:
-    """Seconds that this thread was ready to run and had no CPU; 0 where the kernel does not count them."""
-    try:
-        with open("/proc/thread-self/schedstat", encoding="ascii") as file:  # noqa: PTH123 - pathlib costs an import
-            return int(file.read().split()[1]) / _BILLION
-    except (OSError, IndexError, ValueError):
-        return 0.0
-
-
-def _connect_error(error: OSError) -> tuple[str, str]:
-    if hasattr(error, "library"):  # an ssl.SSLError
-        return "unreachable", f"TLS: {error}"
-    if isinstance(error, ConnectionRefusedError):
-        return "refused", "connection refused"
-    if isinstance(error, TimeoutError):
-        return "timeout", "no connection: timed out"
-    return "unreachable", str(error)
-
-
-def _raise_file_limit(needed: int) -> None:
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != resource.RLIM_INFINITY and soft < needed:
-        if hard != resource.RLIM_INFINITY and hard < needed:
-            raise LoadError(f"{needed} open files are needed, the limit is {hard}", next_command=f"ulimit -n {needed}")
-        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))

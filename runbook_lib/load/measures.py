@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float64]
 
+_BLOCK = 1 << 14
 _NS_PER_MS = 1e6
 _NS_PER_S = 1e9
 
@@ -38,13 +39,18 @@ class Stats:
     max: float | None = None
 
 
-def stats(values: Floats) -> Stats | None:
-    """Return the distribution, None when there is nothing to tell. The order of the values is lost: no copy is made."""
+def stats(values: Floats | NDArray[np.int64], scale: float = 1.0) -> Stats | None:
+    """Return the distribution of values / scale, None when there is nothing to tell.
+
+    The order of the values is lost, and no copy of them is made: they are most of what a load process holds.
+    """
     if not len(values):
         return None
-    mean, std, most = float(np.mean(values)), float(np.std(values)), float(np.max(values))
+    mean, most = float(np.mean(values)), float(np.max(values))
+    blocks = (values[at : at + _BLOCK] for at in range(0, len(values), _BLOCK))
+    std = float(np.sqrt(sum(float(np.sum((block - mean) ** 2)) for block in blocks) / len(values)))
     p50, p90, p99 = (float(value) for value in np.percentile(values, (50, 90, 99), overwrite_input=True))
-    return Stats(mean, p50, p90, p99, std, most)
+    return Stats(*(value / scale for value in (mean, p50, p90, p99, std, most)))
 
 
 def is_whole(record: Record) -> bool:

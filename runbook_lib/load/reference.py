@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runbook_lib.load.repeats import by_level, middle
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
 _PUBLISHED = Path(__file__).with_name("published.json")
 
@@ -67,10 +67,14 @@ def compare(points: Sequence[Mapping[str, Any]], reference: Reference) -> list[D
     return result
 
 
-def largest(differences: Iterable[Difference]) -> float | None:
-    """Return the largest change of any throughput, as a share; None when nothing could be compared."""
-    changes = [abs(each.output_tokens_per_s) for each in differences if each.output_tokens_per_s is not None]
-    return max(changes, default=None)
+def beside(points: Sequence[Mapping[str, Any]], reference: Reference) -> dict[str, Any]:
+    """Return a reference, and how far the points are from it, as plain JSON."""
+    return {
+        "name": reference.name,
+        "source": reference.source,
+        "rows": [dict(row) for row in reference.rows],
+        "differences": [asdict(each) for each in compare(points, reference)],
+    }
 
 
 def _row(point: Mapping[str, Any]) -> dict[str, Any]:

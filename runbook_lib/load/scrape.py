@@ -62,13 +62,18 @@ def pick(samples: Mapping[str, float]) -> dict[str, float]:
 class Scraper:
     """Reads `url` every `every_s` seconds while it is open. A page that cannot be read is counted, not hidden."""
 
-    def __init__(self, url: str, every_s: float = 1.0) -> None:
+    def __init__(self, url: str, every_s: float = 1.0, ca_file: str = "") -> None:
         parts = urlsplit(url)
         if parts.scheme not in {"http", "https"} or not parts.hostname:
             raise UsageError(
                 f"--metrics-url {url!r} is no http or https URL; right would be http://192.0.2.10:1027/metrics"
             )
         self._url, self._parts, self._every_s = url, parts, every_s
+        self._tls = None
+        if parts.scheme == "https":
+            from runbook_lib.load import tls  # noqa: PLC0415 - most services speak http, and need none of its 5 MB
+
+            self._tls = tls.context(ca_file)
         self._rows: list[dict[str, float]] = []
         self._failed, self._last_error = 0, ""
         self._over = threading.Event()
@@ -97,8 +102,12 @@ class Scraper:
             self._over.wait(self._every_s)
 
     def _page(self) -> str:
-        kind = http.client.HTTPSConnection if self._parts.scheme == "https" else http.client.HTTPConnection
-        connection = kind(self._parts.hostname or "", self._parts.port, timeout=_TIMEOUT_S)
+        host, port = self._parts.hostname or "", self._parts.port
+        connection = (
+            http.client.HTTPSConnection(host, port, timeout=_TIMEOUT_S, context=self._tls)
+            if self._tls is not None
+            else http.client.HTTPConnection(host, port, timeout=_TIMEOUT_S)
+        )
         try:
             connection.request("GET", self._parts.path or "/metrics")
             response = connection.getresponse()

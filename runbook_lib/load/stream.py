@@ -19,10 +19,14 @@ if TYPE_CHECKING:
 # DeepSeek-R1 thinks aloud in `reasoning_content` (`reasoning` in newer servers): those are tokens as well.
 CHANNELS = ("content", "reasoning_content", "reasoning")
 _LONGEST_EVENT = 16 * 1024 * 1024
-_IMPOSSIBLE = (b"\x00", 0, 0)
+_Shape = tuple[bytes, int, int, int]
+_IMPOSSIBLE: _Shape = (b"\x00", 0, 0, 0)
+# Shared by all answers whose events are as long around their text: thousands of answers are read at once.
+_SHAPES: dict[tuple[int, int], dict[int, _Shape]] = {}
 # What stands inside a JSON string without any escape; other scripts take the longer way of _is_plain.
 _PLAIN_ASCII = re.compile(rb"[ !#-\[\]-~]+").fullmatch
 _DETAIL = 300
+_LAST = b"\r\n0\r\n\r\n"  # the end of a chunk, and of a chunked body
 _OK = 200
 _BAD_ENDS = frozenset({"abort", "cancelled", "error"})
 _FINAL_STATUS = 200
@@ -31,13 +35,14 @@ _FINAL_STATUS = 200
 class Answer:
     """Read one HTTP response into its record. After `feed`, `done` says that the answer is over.
 
+    `held`: what its last read says has not been looked at yet; `conclude` does it, when the connection is busy again.
     `reusable`: the connection may carry another request. `between`: the next bytes begin a new chunk and a new event,
     of which one has been learned, so `quick` may be tried. keep_text: collect the answer in `text`, for a next turn.
     """
 
     __slots__ = (
-        "_append", "_body", "_chunk_end", "_framed", "_now", "_parser", "_prefix", "_saw_done", "_saw_other", "_shapes",
-        "_suffix", "_tail", "between", "done", "record", "reusable", "text",
+        "_append", "_body", "_chunk_end", "_framed", "_hold", "_now", "_parser", "_prefix", "_saw_done", "_saw_other",
+        "_shapes", "_suffix", "_tail", "between", "done", "held", "record", "reusable", "text",
     )  # fmt: skip
 
     def __init__(self, record: Record, *, keep_text: bool = False) -> None:
@@ -47,6 +52,8 @@ class Answer:
         self.reusable = False
         self._now = 0
         self._framed = False
+        self._hold = False
+        self.held: list[bytes] = []
         self._tail = b""
         self._body = b""
         self._saw_done = False
@@ -54,21 +61,40 @@ class Answer:
         self._prefix = b""
         self._suffix = b""
         self._chunk_end = b""  # the learned suffix with the ends of event and chunk
-        self._shapes: dict[int, tuple[bytes, int, int]] = {}  # length of a chunk: how it begins, where its text is
+        self._shapes: dict[int, _Shape] = {}  # length of a chunk: its size line, where event, text and end begin
         self.between = False
         self._append = record.events.append
         self._parser: Any = httptools.HttpResponseParser(self)
 
-    def feed(self, data: bytes | memoryview, now_ns: int) -> None:
-        """Take bytes that arrived at `now_ns`."""
+    def feed(self, data: bytes | memoryview, now_ns: int, *, hold: bool = False) -> None:
+        """Take bytes that arrived at `now_ns`. hold: of what may be the last read, only HTTP is parsed at once."""
         self._now = now_ns
+        self._hold = hold and self.text is None and data[-len(_LAST) :] == _LAST
         try:
             self._parser.feed_data(data)
             self.between = self.between and not self._tail and data[-2:] == b"\r\n"
         except httptools.HttpParserError as error:
+            self._replay()
             if not self.done:
                 self.fail("malformed", f"no valid HTTP: {error}")
             self.reusable = False
+        if self._hold and not self.done:  # it was not the last one
+            self._replay()
+
+    def conclude(self) -> None:
+        """Look at what was held back; then `record` is complete."""
+        if not self.held:
+            return
+        self.done = False
+        self._replay()
+        if not self.done:
+            self._complete(reusable=self.reusable)
+
+    def _replay(self) -> None:
+        self._hold = False
+        held, self.held = self.held, []
+        for block in held:
+            self._event(block)
 
     def quick(self, data: bytes, now_ns: int) -> bool:
         """Take a read that is exactly one HTTP chunk with one event of the learned shape; False: feed it instead.
@@ -78,22 +104,23 @@ class Answer:
         shape = self._shapes.get(len(data))
         if shape is None:
             shape = self._shape(len(data))
-        head, begin, end = shape
-        if not data.startswith(head) or not data.endswith(self._chunk_end):
+        size, start, begin, end = shape
+        if not data.startswith(size) or not data.startswith(self._prefix, start) or not data.endswith(self._chunk_end):
             return False
         if _PLAIN_ASCII(data, begin, end) is None and not _is_plain(data[begin:end]):
             return False
         self._append(now_ns)
         return True
 
-    def _shape(self, size: int) -> tuple[bytes, int, int]:
-        """Return how a chunk of this whole length begins, and where its text lies; what cannot be begins impossibly."""
+    def _shape(self, size: int) -> _Shape:
+        """Return the size line of a chunk of this whole length, and where its parts lie."""
         for digits in (2, 3):
             body = size - digits - 4
             if len(b"%x" % max(body, 0)) == digits and len(self._prefix) + len(self._suffix) + 2 < body:
-                head = b"%x\r\n%s" % (body, self._prefix)
-                self._shapes[size] = (head, len(head), size - len(self._chunk_end))
-                return self._shapes[size]
+                start = digits + 2
+                shape = (b"%x\r\n" % body, start, start + len(self._prefix), size - len(self._chunk_end))
+                self._shapes[size] = shape
+                return shape
         return _IMPOSSIBLE
 
     def end_of_stream(self, now_ns: int) -> None:
@@ -176,12 +203,17 @@ class Answer:
         if self.record.status < _FINAL_STATUS:  # 100 Continue and its like: the answer is still to come
             self.record.status = 0
             self._framed = False
+        elif self.held:
+            self.done, self.reusable = True, self._parser.should_keep_alive()
         else:
             self._complete(reusable=self._parser.should_keep_alive())
 
     # --- events
 
     def _event(self, block: bytes) -> None:
+        if self._hold:
+            self.held.append(block)
+            return
         if self.done or not block.strip():
             return
         prefix, suffix = self._prefix, self._suffix
@@ -193,6 +225,10 @@ class Answer:
         ):
             self._append(self._now)
             return
+        self._parse(block)
+
+    def _parse(self, block: bytes) -> None:
+        """Read an event whose shape is not known yet."""
         data = []
         for line in block.split(b"\n"):
             if line.startswith(b"data:"):
@@ -206,7 +242,7 @@ class Answer:
             self._saw_done = True
             return
         try:
-            value = json.loads(payload)
+            value = json.loads(payload.decode())
         except ValueError:
             self.fail("malformed", f"event is no JSON: {payload[:200]!r}")
             return
@@ -283,7 +319,7 @@ class Answer:
         if b"\\" not in block[begin:end]:
             self._prefix, self._suffix = block[:begin], block[end:]
             self._chunk_end = self._suffix + b"\n\n\r\n"
-            self._shapes = {}
+            self._shapes = _SHAPES.setdefault((len(self._prefix), len(self._chunk_end)), {})
 
     def _complete(self, *, reusable: bool) -> None:
         record = self.record

@@ -26,8 +26,8 @@ def points_text(result: Mapping[str, Any]) -> str:
 
 def _row(point: Mapping[str, Any]) -> tuple[str, ...]:
     return (
-        str(point["asked_input_tokens"]),
-        str(point["asked_output_tokens"]),
+        str(point.get("asked_input_tokens") or "-"),  # points of earlier versions do not tell
+        str(point.get("asked_output_tokens") or "-"),
         str(point["concurrency"]),
         f"{point['delivered']:.1f}",
         f"{point['requests_per_s']:.3g}",
@@ -47,18 +47,58 @@ def _part(point: Mapping[str, Any], name: str, part: str, scale: float) -> str:
 
 
 def differences_text(comparisons: Sequence[Mapping[str, Any]]) -> str:
-    """Return one line per compared level: throughput, first token, decode, as changes in per cent."""
+    """Return one line per compared level: throughput, first token, decode, measured and the reference's."""
     lines = []
     for each in comparisons:
         lines.append(f"beside {each['name']} ({each['source']}):")
         if not each["differences"]:
             lines.append("  no level in common")
-        lines += [
-            f"  {row['concurrency']:5d} clients: tok/s {_percent(row['output_tokens_per_s'])}, "
-            f"first token {_percent(row['ttft'])}, decode {_percent(row['decode'])}"
-            for row in each["differences"]
-        ]
+        rows = {row["concurrency"]: row for row in each["rows"]}
+        for row in each["differences"]:
+            known = rows.get(row["concurrency"], {})
+            parts = (
+                ("tok/s", known.get("output_tokens_per_s"), row["output_tokens_per_s"]),
+                ("first token s", known.get("ttft_s"), row["ttft"]),
+                ("decode ms", known.get("decode_ms"), row["decode"]),
+            )
+            lines.append(f"  {row['concurrency']:5d} clients: " + ", ".join(_beside(*part) for part in parts))
     return "".join(f"{line}\n" for line in lines)
+
+
+def _beside(name: str, known: float | None, change: float | None) -> str:
+    if known is None or change is None:
+        return f"{name} {_percent(change)}"
+    return f"{name} {known * (1 + change):.4g} instead of {known:.4g} ({_percent(change)})"
+
+
+def answers_text(answers: Mapping[str, Any]) -> str:
+    """Return what a run searched beside its sweep, how far the capacity model is off, and what was not measured."""
+    lines = []
+    slo, fit = answers.get("slo"), answers.get("calibration")
+    if slo:
+        lines.append(
+            f"highest concurrency at which {100 * slo['share']:g} % keep the SLO: {slo['found'] or 'none'} "
+            f"(searched from {slo['lowest']} to {slo['highest']})"
+        )
+    for point in answers.get("grid") or []:
+        said = f"{point['output_tokens_per_s']:.1f} tokens/s" if point["ok"] else f"not ok: {point['reason']}"
+        lines.append(
+            f"grid: {point['asked_input_tokens']} in, {point['asked_output_tokens']} out, "
+            f"{point['concurrency']} clients: {said}"
+        )
+    if fit:
+        off = ", ".join(f"{_FIT[name]} {100 * share:.1f} %" for name, share in fit["mean_error"].items())
+        said = "it holds" if fit["holds"] else "fit it to these points before you plan with it"
+        if fit["twin"]:
+            said = (
+                "the twin runs on this model, so there is nothing to fit: the rest is how late clients are in its clock"
+            )
+        lines.append(f"capacity model, mean error: {off}; {said}\n  next: {fit['next_command']}")
+    lines += [f"not measured: {each}" for each in answers.get("not_measured", [])]
+    return "".join(f"{line}\n" for line in lines)
+
+
+_FIT = {"output_tokens_per_s": "throughput", "ttft": "first token", "decode": "decode"}
 
 
 def _percent(value: float | None) -> str:

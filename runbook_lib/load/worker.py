@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from array import array
@@ -45,11 +46,20 @@ def measure(spec: PointSpec, *, on_progress: Callable[[Progress], None] | None =
 
 def conclude(spec: PointSpec, trace: Trace, warmup: Sequence[Record]) -> Point:
     """Write the raw records and compute the point."""
+    _give_back()
     from runbook_lib.load.point import make_point  # noqa: PLC0415 - numpy is needed only now: a lean load process
 
     if spec.raw_file:
         write_raw(Path(spec.raw_file), trace.records)
     return make_point(spec, trace, warmup=warmup)
+
+
+def _give_back() -> None:
+    """Return the memory of connections and requests to the kernel, before numpy takes its own; only glibc can."""
+    import ctypes  # noqa: PLC0415 - numpy needs it as well
+
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def load(  # noqa: PLR0913 - one load, and how it is part of a larger one

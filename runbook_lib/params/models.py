@@ -234,6 +234,8 @@ class Service(StrictModel):
     parallel: Parallel = Parallel()
     start_deadline_s: Annotated[float, Field(gt=0)] = 3600.0
     https: bool = False  # needs certificates in the image's security folder
+    # on this machine, the CA of the service's certificate; "" does not verify it. Below the project unless absolute
+    ca_file: str = ""
     # why the service may listen on 0.0.0.0; "" is no. For tests on isolated networks only (field report)
     listen_on_all_reason: str = ""
 
@@ -259,7 +261,12 @@ class Service(StrictModel):
 
 
 class Benchmark(StrictModel):
-    """The sweep. `scaled_down` labels a sweep that is smaller than the field report's 512/512 with 1000 requests."""
+    """The sweep. `scaled_down` labels a sweep that is smaller than the field report's 512/512 with 1000 requests.
+
+    repeats: of every level, for confidence intervals. slo_*_ms: bounds of one request, 0 for none; a twin's are in its
+    clock. slo_share: search the highest concurrency at which this share of the requests keeps the bounds; 0 for no
+    search. grid_*: every pair of these lengths at one level, 0 for the highest of the sweep; empty for no grid.
+    """
 
     concurrency: list[Annotated[int, Field(ge=1, le=10000)]] = Field(default=[1, 16, 64, 100, 200, 400], min_length=1)
     requests_per_level: Annotated[int, Field(ge=1)] = 1000
@@ -267,6 +274,33 @@ class Benchmark(StrictModel):
     output_tokens: Annotated[int, Field(ge=1)] = 512
     scaled_down: bool = False
     request_timeout_s: Annotated[float, Field(gt=0)] = 3600.0
+    repeats: Annotated[int, Field(ge=1, le=20)] = 1
+    slo_ttft_ms: Annotated[float, Field(ge=0)] = 0.0
+    slo_tpot_ms: Annotated[float, Field(ge=0)] = 0.0
+    slo_e2e_ms: Annotated[float, Field(ge=0)] = 0.0
+    slo_share: Annotated[float, Field(ge=0, le=1)] = 0.0
+    grid_input_tokens: list[Annotated[int, Field(ge=4)]] = Field(default=[])
+    grid_output_tokens: list[Annotated[int, Field(ge=1)]] = Field(default=[])
+    grid_concurrency: Annotated[int, Field(ge=0, le=10000)] = 0
+
+    @model_validator(mode="after")
+    def _can_be_measured(self) -> Benchmark:
+        if self.slo_share and not (self.slo_ttft_ms or self.slo_tpot_ms or self.slo_e2e_ms):
+            raise ValueError("slo_share needs a bound; right would be slo_ttft_ms, slo_tpot_ms or slo_e2e_ms above 0")
+        for name in ("concurrency", "grid_input_tokens", "grid_output_tokens"):
+            values = getattr(self, name)
+            if len(set(values)) != len(values):
+                raise ValueError(f"{name} is {values}; right would be each value once")
+        return self
+
+    @property
+    def grid(self) -> list[tuple[int, int]]:
+        """The pairs of input and output tokens of the grid; a side that is not given is that of the sweep."""
+        if not self.grid_input_tokens and not self.grid_output_tokens:
+            return []
+        inputs = self.grid_input_tokens or [self.input_tokens]
+        outputs = self.grid_output_tokens or [self.output_tokens]
+        return [(each, out) for each in inputs for out in outputs]
 
 
 class Preflight(StrictModel):
@@ -398,6 +432,7 @@ class Params(StrictModel):
             *_address_problems(self),
             *_topology_problems(self),
             *_capacity_problems(self),
+            *_grid_problems(self),
         ]
         if problems:
             raise ValueError("\n".join(problems))
@@ -471,6 +506,17 @@ def _topology_problems(params: Params) -> list[str]:
             elif card.gateway is not None and ipaddress.ip_address(card.gateway) not in segment:
                 problems.append(f"{where}: gateway {card.gateway} is not in {segment}; right would be an address in it")
     return problems
+
+
+def _grid_problems(params: Params) -> list[str]:
+    service = params.service
+    inputs = min(service.max_input_token_len, service.max_seq_len - 1)
+    return [
+        f"benchmark grid: {into} tokens in and {out} out are more than the service takes; right would be at most "
+        f"{inputs} in, {service.max_iter_times} out and {service.max_seq_len} together"
+        for into, out in params.benchmark.grid
+        if into > inputs or out > service.max_iter_times or into + out > service.max_seq_len
+    ]
 
 
 def _capacity_problems(params: Params) -> list[str]:

@@ -105,10 +105,13 @@ def level_json(level: Level) -> dict[str, Any]:
     }
 
 
-def points_of(result: Any) -> list[Point]:  # noqa: ANN401 - foreign JSON
-    """Read the good points of a benchmark's JSON (`runbook bench --json`). Raises UsageError for another shape."""
+def points_of(result: Any, lengths: tuple[int, int] = (0, 0)) -> list[Point]:  # noqa: ANN401 - foreign JSON
+    """Read the good points of a benchmark's JSON (`runbook bench --json`). Raises UsageError for another shape.
+
+    lengths: tokens in and out; points of other ones are left out. 0: of all, as where a point does not tell
+    """
     try:
-        return [
+        found = [
             Point(
                 concurrency=int(point["concurrency"]),
                 output_tokens_per_s=float(point["output_tokens_per_s"]),
@@ -118,12 +121,21 @@ def points_of(result: Any) -> list[Point]:  # noqa: ANN401 - foreign JSON
             )
             for point in result["points"]
             if point.get("ok", True)
+            and all(
+                wanted in {0, point.get(name, wanted)}
+                for wanted, name in zip(lengths, ("asked_input_tokens", "asked_output_tokens"), strict=True)
+            )
         ]
     except (KeyError, TypeError, ValueError) as wrong:
         raise UsageError(
             f"this is no result of `runbook bench --json`: {wrong!r}; right would be points[] with concurrency, "
             "requests, output_tokens_per_s, ttft_ms.mean and tpot_ms.mean"
         ) from None
+    if result["points"] and not found:
+        raise UsageError(
+            f"none of {len(result['points'])} points is ok and has {lengths[0]} tokens in, {lengths[1]} out"
+        )
+    return found
 
 
 def fit_json(fit: Fit) -> dict[str, Any]:

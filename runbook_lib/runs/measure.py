@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import json
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from runbook_lib.errors import UsageError
-from runbook_lib.load import reference
-from runbook_lib.load.answers import answers
+from runbook_lib.load.campaign import Campaign
+from runbook_lib.load.point import Point
 from runbook_lib.load.process import run_point
 from runbook_lib.load.scrape import Scraper
 from runbook_lib.load.spec import PointSpec
 from runbook_lib.load.store import Store, Stored, point_key
 from runbook_lib.model import canonical_json
-from runbook_lib.params import project_root
+from runbook_lib.params import project_root, resolve_path
 from runbook_lib.runs.cards import CardSampler
 from runbook_lib.runs.cluster import targets
+from runbook_lib.stages.service import base_url
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from runbook_lib.params import Params
     from runbook_lib.runs.events import EventLog
     from runbook_lib.runs.folder import RunFolder
@@ -29,7 +26,7 @@ if TYPE_CHECKING:
 # Kernel time stamps keep a late client from falsifying TTFT and ITL; lateness only delays the next request. 50 ms is
 # far below a TTFT of seconds; the tighter bound of the load generator is for servers that answer in milliseconds.
 MAX_LATENESS_MS = 50.0
-POINTS, ANSWERS, FOLDER = "benchmark-points.json", "benchmark-answers.json", "benchmark"
+FOLDER = "benchmark"
 
 _TIMES = (
     "ttft_ms", "itl_ms", "tpot_ms", "e2e_ms", "decode_ms", "lpct_ms", "client_lateness_ms", "send_delay_ms",
@@ -80,8 +77,9 @@ def clock_note(params: Params) -> str:
 def level_spec(params: Params, level: int) -> PointSpec:
     """Return what one level of the params' sweep asks for."""
     benchmark = params.benchmark
+    factor = params.twin.time_factor if params.twin is not None else 1.0
     return PointSpec(
-        url=f"http://{params.master.service_ip}:{params.service.port}",
+        url=base_url(params, params.service.port),
         model=params.model.name,
         concurrency=level,
         # the same number of requests at every level, as in the published curve: ramp and drain are part of it
@@ -90,42 +88,103 @@ def level_spec(params: Params, level: int) -> PointSpec:
         output_tokens=benchmark.output_tokens,
         warmup_requests=level,
         timeout_s=benchmark.request_timeout_s,
+        ca_file=str(resolve_path(ca_file)) if (ca_file := params.service.ca_file) else "",
         max_lateness_ms=MAX_LATENESS_MS,
+        slo_ttft_ms=benchmark.slo_ttft_ms / factor,
+        slo_tpot_ms=benchmark.slo_tpot_ms / factor,
+        slo_e2e_ms=benchmark.slo_e2e_ms / factor,
     )
 
 
-def sweep(params: Params, folder: RunFolder, events: EventLog) -> list[dict[str, Any]]:
-    """Measure every level that this run has not measured yet; write and return the points. Raises LoadError.
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What a run measured, in the service's clock.
 
-    A level that was measured with the same service settings and was ok is taken from the run folder.
+    points: the sweep's lengths, with repeats and the levels of the search; grid: one point for each pair of lengths
+    found: the highest concurrency within the SLO, 0 for none, None when it was not searched
+    server: summary of the scraped metrics by concurrency of the sweep
+    """
+
+    points: list[dict[str, Any]]
+    grid: list[dict[str, Any]]
+    found: int | None
+    server: dict[int, dict[str, float]]
+
+    @property
+    def all(self) -> list[dict[str, Any]]:
+        """Every point once."""
+        return self.points + [point for point in self.grid if point not in self.points]
+
+
+class _Bed:
+    """Measures points of this run, or takes them from its folder; keeps them in the order of measuring."""
+
+    def __init__(self, params: Params, store: Store, events: EventLog) -> None:
+        self._params, self._store, self._events = params, store, events
+        self.points: dict[str, dict[str, Any]] = {}
+        self.server: dict[int, dict[str, float]] = {}
+
+    def __call__(self, spec: PointSpec, repeat: int) -> Point:
+        """Return one point in wall time; that of the service's clock is kept."""
+        stored, reused = _measured(self._params, self._store, spec, repeat)
+        point, twin = stored.point, self._params.twin
+        if stored.key not in self.points:
+            self.points[stored.key] = scaled = point if twin is None else in_twin_time(point, twin.time_factor)
+            server = _summaries(stored.server)
+            self._events.append("measure", stage="benchmark", point=scaled, reused=reused, server=server)
+            self.server[spec.concurrency] = stored.server.get("metrics", {}).get("summary", {})
+        return Point.from_json(point)
+
+
+def sweep(params: Params, folder: RunFolder, events: EventLog) -> Measured:
+    """Measure what the params ask for and this run has not measured yet: sweep, search, grid. Raises LoadError.
+
+    A point that was measured with the same service settings and was ok is taken from the run folder.
     """
     store = Store(folder.path / FOLDER)
     store.prepare()
-    points: list[dict[str, Any]] = []
-    server: dict[int, dict[str, float]] = {}
-    for level in params.benchmark.concurrency:
-        stored, reused = measured_level(params, store, level)
-        point = stored.point if params.twin is None else in_twin_time(stored.point, params.twin.time_factor)
-        events.append("measure", stage="benchmark", point=point, reused=reused, server=_summaries(stored.server))
-        points.append(point)
-        server[level] = stored.server.get("metrics", {}).get("summary", {})
-    folder.write_json(folder.path / POINTS, points)
-    folder.write_json(folder.path / ANSWERS, conclude(params, points, server, folder))
-    return points
+    benchmark, bed = params.benchmark, _Bed(params, store, events)
+    levels = benchmark.concurrency
+    campaign = Campaign(
+        level_spec(params, levels[0]), levels, requests=benchmark.requests_per_level, repeats=benchmark.repeats
+    )
+    campaign.run(bed)
+    found = None
+    if benchmark.slo_share:
+        found, _ = campaign.search(bed, lambda point: (point.goodput_share or 0.0) >= benchmark.slo_share)
+    points, server = sorted(bed.points.values(), key=_place), dict(bed.server)
+    grid = _grid(params, store, events)
+    return Measured(points, grid, found, server)
+
+
+def _grid(params: Params, store: Store, events: EventLog) -> list[dict[str, Any]]:
+    benchmark, bed = params.benchmark, _Bed(params, store, events)
+    level = benchmark.grid_concurrency or max(benchmark.concurrency)
+    for inputs, outputs in benchmark.grid:
+        bed(replace(level_spec(params, level), input_tokens=inputs, output_tokens=outputs), 1)
+    return list(bed.points.values())
+
+
+def _place(point: dict[str, Any]) -> tuple[int, int]:
+    return int(point["concurrency"]), int(point.get("repeat", 1))
 
 
 def measured_level(params: Params, store: Store, level: int) -> tuple[Stored, bool]:
     """Return one level in wall time, and whether it was found on disk."""
-    before = known_level(params, store, level)
+    return _measured(params, store, level_spec(params, level), 1)
+
+
+def _measured(params: Params, store: Store, spec: PointSpec, repeat: int) -> tuple[Stored, bool]:
+    key = _key(params, spec, repeat)
+    before = _known(store, key)
     if before is not None:
         return before, True
-    spec, key = level_spec(params, level), _key(params, level)
-    scraper = Scraper(f"http://{params.master.service_ip}:{params.service.metrics_port}/metrics")
+    scraper = Scraper(f"{base_url(params, params.service.metrics_port)}/metrics")
     cards = CardSampler(targets(params, project_root()))
     with ExitStack() as beside:
         beside.enter_context(scraper)
         beside.enter_context(cards)
-        point = run_point(_with_raw(spec, str(store.raw_file(key))))
+        point = replace(run_point(replace(spec, raw_file=str(store.raw_file(key)))), repeat=repeat)
     server = {"metrics": scraper.result(), "cards": cards.result()}
     stored = Stored(key, spec.public(), point.to_json(), server)
     store.save(stored)
@@ -134,118 +193,20 @@ def measured_level(params: Params, store: Store, level: int) -> tuple[Stored, bo
 
 def known_level(params: Params, store: Store, level: int) -> Stored | None:
     """Return what was measured before with these settings and was ok, None when there is nothing."""
-    before = store.get(_key(params, level))
+    return _known(store, _key(params, level_spec(params, level)))
+
+
+def _known(store: Store, key: str) -> Stored | None:
+    before = store.get(key)
     return before if before is not None and before.point["ok"] else None
 
 
-def _key(params: Params, level: int) -> str:
+def _key(params: Params, spec: PointSpec, repeat: int = 1) -> str:
     context = canonical_json([params.service, params.container.image, params.model.format])
-    return point_key(level_spec(params, level), context=context)
-
-
-def _with_raw(spec: PointSpec, file: str) -> PointSpec:
-    return PointSpec(**(spec.to_json() | {"raw_file": file}))
+    return point_key(spec, repeat, context=context)
 
 
 def _summaries(server: dict[str, Any]) -> dict[str, Any]:
     return {
         name: {key: part.get(key) for key in ("summary", "failed_reads", "failed")} for name, part in server.items()
     }
-
-
-def conclude(
-    params: Params, points: list[dict[str, Any]], server: dict[int, dict[str, float]], folder: RunFolder
-) -> dict[str, Any]:
-    """Return the answers, with the differences to an earlier run, the simulation and the published curve."""
-    service = params.service
-    result = answers(points, server, max_batch_size=service.max_batch_size, max_link_num=service.max_link_num)
-    result["server"] = {str(level): summary for level, summary in server.items()}
-    result["comparisons"] = [
-        {
-            "name": each.name,
-            "source": each.source,
-            "rows": [dict(row) for row in each.rows],
-            "differences": [asdict(difference) for difference in reference.compare(points, each)],
-        }
-        for each in _references(params, folder)
-    ]
-    return result
-
-
-def _references(params: Params, folder: RunFolder) -> list[reference.Reference]:
-    benchmark = params.benchmark
-    found = [each for each in (_earlier(folder), _simulated(params)) if each is not None]
-    if reference.fits_published(
-        cards=params.world_size,
-        weights=params.model.format,
-        input_tokens=benchmark.input_tokens,
-        output_tokens=benchmark.output_tokens,
-        requests=benchmark.requests_per_level,
-    ):
-        found.append(reference.published())
-    return found
-
-
-def _earlier(folder: RunFolder) -> reference.Reference | None:
-    """Return the points of the newest earlier run of this cluster that has any."""
-    runs = sorted(path for path in folder.path.parent.glob(f"*/{POINTS}") if path.parent.name < folder.path.name)
-    for path in reversed(runs):
-        try:
-            return reference.of_points(
-                f"earlier run {path.parent.name}", str(path), json.loads(path.read_text("utf-8"))
-            )
-        except (OSError, ValueError, KeyError, TypeError):
-            continue
-    return None
-
-
-def _simulated(params: Params) -> reference.Reference | None:
-    """Return what the capacity model predicts for this sweep, None where it cannot."""
-    from runbook_lib.capacity.level import Load, run_level  # noqa: PLC0415 - only where a sweep was measured
-    from runbook_lib.capacity.workload import Lengths  # noqa: PLC0415
-    from runbook_lib.runs.capacity import setup_of  # noqa: PLC0415
-
-    benchmark = params.benchmark
-    try:
-        setup = setup_of(params)
-        rows = []
-        for level in benchmark.concurrency:
-            load = Load(
-                Lengths(benchmark.input_tokens),
-                Lengths(benchmark.output_tokens),
-                max(benchmark.requests_per_level, level),
-            )
-            row = run_level(setup, load, level)
-            rows.append(
-                {
-                    "concurrency": level,
-                    "requests_per_s": row.requests_per_s,
-                    "output_tokens_per_s": row.output_tokens_per_s,
-                    "ttft_s": row.ttft_mean_s,
-                    "decode_ms": row.decode_mean_ms,
-                }
-            )
-    except UsageError:
-        return None
-    return reference.Reference("capacity model", "runbook capacity simulate", tuple(rows))
-
-
-def measured_before(folder: RunFolder) -> bool:
-    """Whether this run has points on disk."""
-    return (folder.path / POINTS).is_file()
-
-
-def archived(folder: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Return points and answers of a run folder, or of a folder of `runbook bench --out`. Raises UsageError."""
-    points_file, answers_file = folder / POINTS, folder / ANSWERS
-    if points_file.is_file():
-        try:
-            points = json.loads(points_file.read_text(encoding="utf-8"))
-            said = json.loads(answers_file.read_text(encoding="utf-8")) if answers_file.is_file() else answers(points)
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UsageError(f"{folder}: its benchmark cannot be read: {error!r}") from error
-        return points, said
-    stored = Store(folder).all()
-    points = [each.point for each in stored]
-    server = {int(each.point["concurrency"]): each.server.get("metrics", {}).get("summary", {}) for each in stored}
-    return points, answers(points, server)

@@ -17,10 +17,14 @@ _MINUTE, _HOUR = 60, 3600
 
 
 class Pace:
-    """Speed over the last seconds, so that a stall shows soon, and the time that is left at that speed."""
+    """Speed over the last seconds, so that a stall shows soon, and the time that is left at that speed.
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    `afterwards` says what a job does that goes on when all its bytes are there.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic, *, afterwards: str = "") -> None:
         self._clock = clock
+        self._afterwards = afterwards
         self._seen: deque[tuple[float, float]] = deque()
 
     def say(self, status: JobStatus) -> str:
@@ -36,7 +40,7 @@ class Pace:
         speed = (step.done - self._seen[0][1]) / passed if passed > 0 else 0.0
         text = f"{size(step.done)} of {size(step.total)}"
         if step.done >= step.total:
-            return text
+            return f"{text}, {self._afterwards}" if self._afterwards else text
         if speed <= 0:
             return text if passed < _WINDOW_S / 2 else f"{text}, stalled for {duration(passed)}"
         return f"{text}, {speed / 1e6:.1f} MB/s, {duration((step.total - step.done) / speed)} left"

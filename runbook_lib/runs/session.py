@@ -26,11 +26,10 @@ from runbook_lib.errors import (
     StageFailed,
     UsageError,
 )
-from runbook_lib.load.knee import knee
-from runbook_lib.load.point import Point
+from runbook_lib.load.knee import Knee
 from runbook_lib.model import Finding, Plan, Subject, Verdict, to_json, worst
 from runbook_lib.params import Params, load_params, project_root
-from runbook_lib.runs import events, measure
+from runbook_lib.runs import conclusions, events, measure
 from runbook_lib.runs.apply import apply_plan, deadline_of
 from runbook_lib.runs.approval import Approval, approval_of, approved_plan, command, plan_difference
 from runbook_lib.runs.cluster import Cluster
@@ -127,7 +126,7 @@ class StageSession:
         self._observation: Observation | None = None
         self._first: Observation | None = None
         self._states: list[str] = []
-        self._points: list[dict[str, Any]] | None = None
+        self._measured: measure.Measured | None = None
         self._collective: tuple[Finding, ...] = ()
         self._applied = False
         self._began = time.monotonic()
@@ -178,8 +177,8 @@ class StageSession:
             self._locks.taken(probes)
         module = self._stage.module
         facts = module.facts(self.params, probes)
-        if self._points is not None:
-            facts = replace(facts, points=self._points)
+        if self._measured is not None:
+            facts = replace(facts, points=self._measured.all, found=self._measured.found)
         findings = tuple(module.check(facts, self.params))
         waits = tuple(module.waits_for(facts, self.params))
         changes = (
@@ -395,12 +394,13 @@ class StageSession:
     def measure(self) -> Shown:
         """Put the load of the params on the service, level by level; only in mode apply."""
         if self.mode != "apply":
-            if measure.measured_before(self.folder):
+            if conclusions.measured_before(self.folder):
                 return self._show_points()
             return Shown.line(f"mode {self.mode}: no load is put on the service")
         try:
             self._refuse_unfit(self._look())
-            self._points = measure.sweep(self.params, self.folder, self.events)
+            self._measured = measure.sweep(self.params, self.folder, self.events)
+            conclusions.keep(self.params, self._measured, self.folder)
         except RunbookError as error:
             raise self._close_with(error) from None
         self._look()
@@ -408,8 +408,9 @@ class StageSession:
 
     def _show_points(self) -> Shown:
         """Show what this run has measured."""
-        points, answers = measure.archived(self.folder.path)
-        conclusion = knee([Point.from_json(point) for point in points])
+        points, answers = conclusions.archived(self.folder.path)
+        told = answers["sweeps"][0]
+        conclusion = Knee(told["recommended"], told["reason"], told["saturates_at"])
         note = measure.clock_note(self.params)
         scaled_down = self.params.benchmark.scaled_down
         html = benchmark_html(points, conclusion, scaled_down=scaled_down, answers=answers)
@@ -515,8 +516,8 @@ class StageSession:
             "digest": shown.digest,
             "changes": change_rows(shown.changes, states),
             "states": self._states,
-            "points": self._points,
-            "note": measure.clock_note(self.params) if self._points else "",
+            "points": None if self._measured is None else self._measured.points,
+            "note": "" if self._measured is None else measure.clock_note(self.params),
             "seconds": round(time.monotonic() - self._began, 2),
         }
 

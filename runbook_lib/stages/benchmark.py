@@ -17,15 +17,22 @@ if TYPE_CHECKING:
     from runbook_lib.stages.base import Probes
 
 NAME = "benchmark"
+# input tokens, output tokens, concurrency, repeat
+Place = tuple[int, int, int, int]
 _OK = 200
 
 
 @dataclass(frozen=True, slots=True)
 class BenchmarkFacts:
-    """Whether the service is ready, and the points that this run measured; None when it measured nothing yet."""
+    """Whether the service is ready, and what this run measured.
+
+    points: None when it measured nothing yet. found: the highest concurrency within the SLO, 0 for none, None when it
+    was not searched
+    """
 
     ready_status: int | None
     points: Sequence[Mapping[str, Any]] | None = None
+    found: int | None = None
 
 
 def probe(params: Params, host: Host, paths: HostPaths) -> ProbeScript:  # noqa: ARG001 - the same form for every stage
@@ -55,29 +62,77 @@ def check(facts: BenchmarkFacts, params: Params) -> list[Finding]:
             expected=f"levels {', '.join(map(str, params.benchmark.concurrency))}",
         )
         return findings.items
-    measured = [point["concurrency"] for point in facts.points]
-    missing = [level for level in params.benchmark.concurrency if level not in measured]
+    asked = _asked(params)
+    measured = {_place(point, params) for point in facts.points}
+    missing = [_name(place, params) for place in asked if place not in measured]
+    levels = dict.fromkeys(point["concurrency"] for point in facts.points)
     findings.judge(
         "BEN-MEASURED",
         Subject(),
         ok=not missing,
-        seen=f"levels {', '.join(map(str, measured)) or 'none'}",
+        seen=f"levels {', '.join(map(str, levels)) or 'none'}"
+        + (f"; missing: {'; '.join(missing)}" if missing else ""),
         expected=f"levels {', '.join(map(str, params.benchmark.concurrency))}",
     )
     for point in facts.points:
-        subject = Subject(item=f"concurrency {point['concurrency']}")
-        errors = {kind: count for kind, count in dict(point["errors"]).items() if count}
-        said = ", ".join(f"{count} {kind}" for kind, count in errors.items()) or "none"
-        findings.judge("BEN-ERRORS", subject, ok=not errors, seen=said, expected="no failed request")
-        delivered = f"{float(point['delivered']):.1f} in flight"
+        _judge(findings, point, params)
+    if params.benchmark.slo_share:
         findings.judge(
-            "BEN-DELIVERED",
-            subject,
-            ok=bool(point["ok"]),
-            seen=f"{delivered}{': ' if point['reason'] else ''}{point['reason']}",
-            expected=f"{point['concurrency']} in flight",
+            "BEN-TARGET",
+            Subject(),
+            ok=bool(facts.found),
+            seen=f"highest concurrency within the SLO: {facts.found or 'none'}",
+            expected=f"{100 * params.benchmark.slo_share:g} % of the requests within the SLO at "
+            f"{min(params.benchmark.concurrency)} clients or more",
         )
     return findings.items
+
+
+def _judge(findings: Findings, point: Mapping[str, Any], params: Params) -> None:
+    """Add the verdicts on one point."""
+    subject = Subject(item=_name(_place(point, params), params))
+    errors = {kind: count for kind, count in dict(point["errors"]).items() if count}
+    said = ", ".join(f"{count} {kind}" for kind, count in errors.items()) or "none"
+    findings.judge("BEN-ERRORS", subject, ok=not errors, seen=said, expected="no failed request")
+    delivered = f"{float(point['delivered']):.1f} in flight"
+    findings.judge(
+        "BEN-DELIVERED",
+        subject,
+        ok=bool(point["ok"]),
+        seen=f"{delivered}{': ' if point['reason'] else ''}{point['reason']}",
+        expected=f"{point['concurrency']} in flight",
+    )
+
+
+def _asked(params: Params) -> list[Place]:
+    """Return what the params ask for: every level and repeat of the sweep, every pair of the grid."""
+    benchmark = params.benchmark
+    lengths = (benchmark.input_tokens, benchmark.output_tokens)
+    repeats = range(1, benchmark.repeats + 1)
+    sweep = [(*lengths, level, repeat) for level in benchmark.concurrency for repeat in repeats]
+    level = benchmark.grid_concurrency or max(benchmark.concurrency)
+    return list(dict.fromkeys([*sweep, *((*pair, level, 1) for pair in benchmark.grid)]))
+
+
+def _place(point: Mapping[str, Any], params: Params) -> Place:
+    benchmark = params.benchmark
+    return (
+        int(point.get("asked_input_tokens", benchmark.input_tokens)),
+        int(point.get("asked_output_tokens", benchmark.output_tokens)),
+        int(point["concurrency"]),
+        int(point.get("repeat", 1)),
+    )
+
+
+def _name(place: Place, params: Params) -> str:
+    """Return what people call a point: its concurrency, and what sets it apart from the sweep."""
+    inputs, outputs, level, repeat = place
+    parts = [f"concurrency {level}"]
+    if (inputs, outputs) != (params.benchmark.input_tokens, params.benchmark.output_tokens):
+        parts.append(f"{inputs} tokens in, {outputs} out")
+    if repeat > 1:
+        parts.append(f"repeat {repeat}")
+    return ", ".join(parts)
 
 
 def plan(facts: BenchmarkFacts, params: Params) -> list[Change]:  # noqa: ARG001 - the same form for every stage

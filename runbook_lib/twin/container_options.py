@@ -40,7 +40,7 @@ _VALUED = {
     "-l": "labels",
     "--label": "labels",
     "--entrypoint": "entrypoint",
-    "--runtime": "ignored",
+    "--runtime": "runtime",
     "-m": "ignored",
     "--memory": "ignored",
     "--cpuset-cpus": "ignored",
@@ -79,6 +79,7 @@ class RunOptions:
     labels: list[str] = field(default_factory=list)
     ulimits: list[str] = field(default_factory=list)
     ignored: list[str] = field(default_factory=list)
+    runtime: str = ""
     restart: str = "no"
     user: str = ""
     workdir: str = ""

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 from runbook_lib.errors import TwinError
+from runbook_lib.twin.ascend_runtime import injected
 from runbook_lib.twin.container_options import check_bind
 from runbook_lib.twin.images import CONTAINER_PATH, DAEMON, daemon_script
 from runbook_lib.twin.service_peers import find_first
@@ -121,17 +122,14 @@ class Runtime:
 
     def missing_device(self, node: Node, record: Mapping[str, Any]) -> str:
         """Return the first device that the node does not have, or ""."""
+        devices = [*record["devices"], *injected(node, record)[0]]
         if node.level == "L0":
             present = {f"/dev/davinci{card}" for card in self.world.fabric.present(node.name)}
             return next(
-                (
-                    d
-                    for d in record["devices"]
-                    if d.startswith("/dev/davinci") and d[12:].isdigit() and d not in present
-                ),
+                (d for d in devices if d.startswith("/dev/davinci") and d[12:].isdigit() and d not in present),
                 "",
             )
-        return next((device for device in record["devices"] if not node.path(device).exists()), "")
+        return next((device for device in devices if not node.path(device).exists()), "")
 
     async def start(self, node: Node, record: dict[str, Any]) -> str:
         """Start a created or stopped container; return docker's error text, "" when it runs."""
@@ -217,7 +215,8 @@ class Runtime:
 
     def _spec(self, node: Node, record: Mapping[str, Any]) -> str:
         rows: list[tuple[str, ...]] = [("shm", str(record["shm"]))]
-        devices = [(device, device) for device in record["devices"]]
+        more, binds_too = injected(node, record)
+        devices = [(device, device) for device in (*record["devices"], *more)]
         if record["privileged"]:
             devices += [(f"/dev/{path.name}", f"/dev/{path.name}") for path in _npu_devices(node)]
         rows += [("device", *pair) for pair in dict.fromkeys(devices)]
@@ -229,7 +228,8 @@ class Runtime:
             rows.append(("user", record["user"]))
         if record["init"]:
             rows.append(("init",))
-        binds = sorted((check_bind(bind) for bind in record["binds"]), key=lambda bind: bind[1].count("/"))
+        all_binds = (*record["binds"], *binds_too)
+        binds = sorted((check_bind(bind) for bind in all_binds), key=lambda bind: bind[1].count("/"))
         rows += [("bind", *bind) for bind in binds]
         return "".join("\t".join(row) + "\n" for row in rows)
 
@@ -252,7 +252,9 @@ class Runtime:
         rootfs = self.folder(node, record) / "rootfs"
         pairs = [
             (target, str(node.path(source)))
-            for source, target, _ in (check_bind(self._outside(node, bind)) for bind in record["binds"])
+            for source, target, _ in (
+                check_bind(self._outside(node, bind)) for bind in (*record["binds"], *injected(node, record)[1])
+            )
         ]
         pairs += [(f"/{path}", str(rootfs / path)) for path in ("usr/local/Ascend", "root")]
         return sorted(pairs, key=lambda pair: -len(pair[0]))

@@ -24,12 +24,14 @@ from runbook_lib.twin.ask import AskError, ask
 from runbook_lib.twin.daemon_checks import Files, Line, RankTable, StartFailure
 from runbook_lib.twin.daemon_config import ConfigError, DaemonConfig, read_config
 from runbook_lib.twin.daemon_log import DaemonLog
+from runbook_lib.twin.daemon_tls import tls_contexts
 from runbook_lib.twin.service_engine import EngineConfig
 from runbook_lib.twin.service_http import BUSINESS, MANAGEMENT, METRICS, Service, ServiceConfig
 from runbook_lib.twin.service_setup import setup_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from ssl import SSLContext
 
     from runbook_lib.capacity.setup import Setup
 
@@ -66,6 +68,7 @@ class Daemon:
             check_permissions=env.get("MINDIE_CHECK_INPUTFILES_PERMISSION", "") != "0",
         )
         self.version = self._version()
+        self.tls: dict[str, SSLContext] = {}
 
     def ask(self, **question: Any) -> dict[str, Any]:  # noqa: ANN401 - any JSON
         """Ask the resident process."""
@@ -155,8 +158,7 @@ class Daemon:
     def _planes(self, config: DaemonConfig) -> dict[str, tuple[str, int]]:
         """Return where each plane listens; StartFailure when it cannot."""
         server = config.server
-        if server["httpsEnabled"] and not self.place(f"{self.home}/{server.get('tlsCert', '')}").is_file():
-            raise _http_failure(Line("mindie", "Failed to check the tls certificate files.", "http_wrapper.cpp:141"))
+        self.tls = tls_contexts(server, lambda path: self.place(f"{self.home}/{path}"))
         if config.multi_node and config.backend.get("interNodeTLSEnabled", True):
             raise checks.failure("[MIE04E121107] [grpc] Failed to load the interNode TLS certificates.", "grpc:77")
         business = self.env.get("MIES_CONTAINER_IP") or server["ipAddress"]
@@ -294,6 +296,7 @@ class Daemon:
             monitor=self.env.get("MIES_SERVICE_MONITOR_MODE") == "1",
             version=self.version,
             planes=planes,
+            tls=self.tls,
         )
 
     async def _serve(self, settings: ServiceConfig | None, table: RankTable | None) -> None:

@@ -255,9 +255,9 @@ class Hub:
                     await asyncio.sleep(body.stall_s)
                 await self._paced(client, len(chunk))
                 writer.write(bytes(chunk))
+                entry.bytes += len(chunk)  # before it is known whether they arrive: a client that leaves had them sent
                 await writer.drain()
                 sent += len(chunk)
-                entry.bytes += len(chunk)
         return end == body.length
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
 ASCEND = "usr/local/Ascend"
@@ -166,8 +167,11 @@ def default_config(version: str = "2.0.T3") -> dict[str, Any]:
     return {"Version": "1.0.0", "LogConfig": log, "ServerConfig": server, "BackendConfig": backend}
 
 
-def write_image_tar(path: Path, image: str) -> None:
-    """Write what `docker save IMAGE` would: manifest.json, the image's config and one layer."""
+def write_image_tar(path: Path, image: str, names: Sequence[str] | None = None) -> None:
+    """Write what `docker save IMAGE` would: manifest.json, the image's config and one layer.
+
+    names: what the image is called in the tar, if not `image`; saved by its id it has no name.
+    """
     layer = io.BytesIO()
     with tarfile.open(fileobj=layer, mode="w") as tar:
         for name, entry in image_entries(image_version(image)).items():
@@ -182,7 +186,9 @@ def write_image_tar(path: Path, image: str) -> None:
     }
     text = json.dumps(config)
     name = f"{hashlib.sha256(text.encode()).hexdigest()}.json"
-    manifest = [{"Config": name, "RepoTags": [image], "Layers": [f"{diff}/layer.tar"]}]
+    manifest = [
+        {"Config": name, "RepoTags": [image] if names is None else list(names) or None, "Layers": [f"{diff}/layer.tar"]}
+    ]
     path.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(path, "w") as tar:
         _add(tar, f"{diff}/layer.tar", Entry(0o644), layer.getvalue())

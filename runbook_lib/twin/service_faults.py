@@ -1,7 +1,8 @@
 """Faults of container, service files, weights and daemons, as data: service_faults.yaml, whose head explains the keys.
 
 A fault is a shell script that runs in the node and spoils files, which are kept and put back; or another value of a
-container's record, as if somebody had made it again in another way; or a signal to a daemon.
+container's record, as if somebody had made it again in another way; or another state of image and tar; or a signal to a
+daemon.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from ruamel.yaml import YAML
 from runbook_lib.errors import TwinError
 from runbook_lib.twin.container_runtime import DOCKER_ROOT, runtime_of
 from runbook_lib.twin.fault_base import At, Deed, run_in_node
+from runbook_lib.twin.image_faults import image_deed
 
 FILE = Path(__file__).with_name("service_faults.yaml")
 # set FILE DOTTED.PATH JSON: set a value; drop FILE DOTTED.PATH: take a key away. Lists count from 0.
@@ -168,6 +170,8 @@ def _signalled(given: dict[str, Any]) -> Deed:
 def _deed(name: str, given: dict[str, Any]) -> Deed:
     if "container" in given:
         return _remade(given["container"])
+    if "image" in given:
+        return image_deed(name, given["image"])
     return _signalled(given) if "signal" in given else _edited(name, given)
 
 

@@ -17,6 +17,7 @@ from runbook_lib.twin.service_metrics import Metrics
 from runbook_lib.twin.service_text import reasoning_length
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Callable, Mapping
 
     from runbook_lib.capacity.group import Request
@@ -49,6 +50,7 @@ class ServiceConfig:
     monitor: bool = False
     version: str = "2.0.T3.1"
     planes: Mapping[str, tuple[str, int]] = field(default_factory=dict)
+    tls: Mapping[str, ssl.SSLContext] = field(default_factory=dict)  # by plane; one without is plain HTTP
 
     @property
     def rules(self) -> Rules:
@@ -96,7 +98,9 @@ class Service:
         async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             await self._connection(reader, writer, planes)
 
-        return await asyncio.start_server(connected, address, port, limit=_HEAD_LIMIT, backlog=1024)
+        # planes that share a port share its certificate: the first of them that has one
+        tls = next((self.config.tls[plane] for plane in sorted(planes) if plane in self.config.tls), None)
+        return await asyncio.start_server(connected, address, port, limit=_HEAD_LIMIT, backlog=1024, ssl=tls)
 
     @property
     def ports(self) -> list[int]:

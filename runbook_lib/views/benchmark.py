@@ -1,4 +1,4 @@
-"""A benchmark for the eye: what it says, one table, two figures."""
+"""A benchmark for the eye: what it says, one table, figures, what stands beside it, what was not measured."""
 
 from __future__ import annotations
 
@@ -43,19 +43,21 @@ def benchmark_html(
     """Return conclusion, table, figures and comparisons of one or several sweeps.
 
     conclusion: a sentence, or an object with `concurrency` (None when it cannot be told) and `reason`
-    answers: what binds, the spread of repeats, the comparisons, as load.answers and runs.measure give them
+    answers: what binds, the spread of repeats, the comparisons and so on, as load.answers and runs.conclusions say it
     """
     points = list(points)
     said = answers or {}
+    grid = said.get("grid") or []
     pairs = {(view.input_tokens, view.output_tokens) for view in point_views(points)}
     known = isinstance(conclusion, str) or getattr(conclusion, "concurrency", None) is not None
     pictures: list[str] = []
     if figures:
         if len(pairs) <= 1:  # curves over concurrency need one pair of lengths
-            pictures += [draw(points, scaled_down=scaled_down) for draw in (throughput_figure, latency_figure)]
+            spreads = {int(level["concurrency"]): level for level in said.get("levels", [])}
+            pictures += [draw(points, spreads, scaled_down=scaled_down) for draw in (throughput_figure, latency_figure)]
             if any(view.percentiles for view in point_views(points)):
                 pictures.append(distribution_figure(points, scaled_down=scaled_down))
-        pictures += [text for text in [length_heatmap(points)] if text]
+        pictures += [text for text in [length_heatmap([*points, *grid])] if text]
     return embed(
         render(
             "benchmark.html.j2",
@@ -68,7 +70,36 @@ def benchmark_html(
             scaled_down=scaled_down,
             sweeps=said.get("sweeps", []),
             repeated=[level for level in said.get("levels", []) if level["repeats"] > 1],
-            comparisons=[each for each in said.get("comparisons", []) if each["differences"]],
+            comparisons=[
+                each | {"beside": beside(each)} for each in said.get("comparisons", []) if each["differences"]
+            ],
+            calibration=said.get("calibration"),
+            slo=said.get("slo"),
+            slo_bounds=bounds(said.get("slo") or {}),
+            grid=point_views(grid),
+            not_measured=said.get("not_measured", []),
             figures=[Markup(picture) for picture in pictures],  # noqa: S704 - our own SVG
         )
     )
+
+
+def beside(comparison: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return each common level as cells: the reference's value, the measured one, their change; None where unknown."""
+    rows = {row["concurrency"]: row for row in comparison.get("rows", [])}
+    measures = (("output_tokens_per_s", "output_tokens_per_s"), ("ttft_s", "ttft"), ("decode_ms", "decode"))
+    result = []
+    for each in comparison["differences"]:
+        row = rows.get(each["concurrency"], {})
+        cells = []
+        for name, change in measures:
+            known, by = row.get(name), each[change]
+            measured = None if known is None or by is None else known * (1 + by)
+            cells.append({"known": known, "measured": measured, "change": by})
+        result.append({"concurrency": each["concurrency"], "cells": cells})
+    return result
+
+
+def bounds(slo: Mapping[str, Any]) -> str:
+    """Spell the bounds of an SLO."""
+    names = (("ttft_ms", "first token"), ("tpot_ms", "time per token"), ("e2e_ms", "whole answer"))
+    return ", ".join(f"{name} at most {slo[key]:g} ms" for key, name in names if slo.get(key))

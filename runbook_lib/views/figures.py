@@ -11,7 +11,7 @@ import math
 import re
 from hashlib import sha256
 from html import escape
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from matplotlib import rc_context
 from matplotlib.backends.backend_svg import FigureCanvasSVG
@@ -25,7 +25,7 @@ from runbook_lib.views.points import PointView, point_views
 from runbook_lib.views.style import LIGHT, LOOKS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from matplotlib.axes import Axes
 
@@ -64,9 +64,16 @@ def _quiet(axes: Axes) -> None:
 def _line(
     axes: Axes, views: Sequence[PointView], read: Callable[[PointView], float], label: str, look: tuple[str, str]
 ) -> None:
-    """Draw valid points filled and joined, points that are not valid hollow and alone. `look`: colour, marker."""
+    """Draw valid points filled and joined, repeats as their mean; what is not valid hollow and alone.
+
+    look: colour, marker
+    """
     colour, marker = look
-    good = [(view.concurrency, read(view)) for view in views if view.ok and math.isfinite(read(view))]
+    repeated: dict[int, list[float]] = {}
+    for view in views:
+        if view.ok and math.isfinite(read(view)):
+            repeated.setdefault(view.concurrency, []).append(read(view))
+    good = [(level, sum(values) / len(values)) for level, values in repeated.items()]
     bad = [(view.concurrency, read(view)) for view in views if not view.ok and math.isfinite(read(view))]
     axes.plot(*_xy(good), color=colour, marker=marker, markersize=5.5, linewidth=1.6, label=label)
     axes.plot(*_xy(bad), color=colour, marker=marker, markersize=7, markerfacecolor="none", linestyle="none")
@@ -95,8 +102,27 @@ def _finish(figure: Figure, parts: Sequence[Axes], views: Sequence[PointView], *
     return svg(figure, name)
 
 
-def throughput_figure(points: Iterable[object], *, scaled_down: bool = False) -> str:
-    """Return output tokens/s (left), and the speed per client in both of its senses (right), over concurrency."""
+def _bars(
+    axes: Axes, spreads: Mapping[int, Mapping[str, Any]], measure: str, scale: float, look: tuple[str, str]
+) -> None:
+    """Draw the 95 % interval of the levels that were repeated. `look`: colour, label."""
+    rows = [
+        (level, said[measure]["mean"] / scale, said[measure]["ci95"] / scale)
+        for level, said in sorted(spreads.items())
+        if said.get(measure) and said[measure]["ci95"] is not None
+    ]
+    if rows:
+        x, y, half = zip(*rows, strict=True)
+        axes.errorbar(x, y, yerr=half, color=look[0], linestyle="none", capsize=4, linewidth=1.2, label=look[1])
+
+
+def throughput_figure(
+    points: Iterable[object], spreads: Mapping[int, Mapping[str, Any]] | None = None, *, scaled_down: bool = False
+) -> str:
+    """Return output tokens/s (left), and the speed per client in both of its senses (right), over concurrency.
+
+    spreads: by concurrency, the spread of each measure between repeats, as load.answers gives it
+    """
     views = point_views(points)
     figure, axes = _axes("Throughput", "concurrent requests")
     axes.set_ylabel("output tokens/s, all clients", color=_INK)
@@ -104,12 +130,15 @@ def throughput_figure(points: Iterable[object], *, scaled_down: bool = False) ->
     right.set_ylabel("tokens/s per client", color=_INK)
     _quiet(right)
     _line(axes, views, lambda view: view.output_tokens_per_s, "output tokens/s, all clients (left)", (_BLUE, "o"))
+    _bars(axes, spreads or {}, "output_tokens_per_s", 1.0, (_BLUE, "95 % interval between repeats (left)"))
     _line(right, views, lambda view: view.per_client, "per client, waiting included (right)", (_ORANGE, "s"))
     _line(right, views, lambda view: view.generation, "per client, after its first token (right)", (_TEAL, "^"))
     return _finish(figure, [axes, right], views, scaled_down=scaled_down, name="throughput over concurrency")
 
 
-def latency_figure(points: Iterable[object], *, scaled_down: bool = False) -> str:
+def latency_figure(
+    points: Iterable[object], spreads: Mapping[int, Mapping[str, Any]] | None = None, *, scaled_down: bool = False
+) -> str:
     """Return first-token time (left, s; mean and p90) and decode time per token (right, ms) over concurrency."""
     views = point_views(points)
     figure, axes = _axes("Latency", "concurrent requests")
@@ -119,13 +148,14 @@ def latency_figure(points: Iterable[object], *, scaled_down: bool = False) -> st
     _quiet(right)
     _line(axes, views, lambda view: view.ttft_mean / 1000, "first token, mean (left)", (_BLUE, "o"))
     _line(axes, views, lambda view: view.ttft_p90 / 1000, "first token, p90 (left)", (_GREY, "v"))
+    _bars(axes, spreads or {}, "ttft_ms", 1000.0, (_BLUE, "95 % interval between repeats (left)"))
     _line(right, views, lambda view: view.tpot_mean, "decode per token, mean (right)", (_ORANGE, "s"))
     return _finish(figure, [axes, right], views, scaled_down=scaled_down, name="latency over concurrency")
 
 
 def distribution_figure(points: Iterable[object], *, scaled_down: bool = False) -> str:
     """Return, for a few levels, which share of the requests had their first token, and of the gaps passed, by when."""
-    views = [view for view in point_views(points) if view.ok and view.percentiles]
+    views = list({view.concurrency: view for view in point_views(points) if view.ok and view.percentiles}.values())
     figure = Figure(figsize=(_WIDTH_IN, _HEIGHT_IN), layout="constrained")
     FigureCanvasSVG(figure)
     figure.patch.set_alpha(0)

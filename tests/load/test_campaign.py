@@ -209,6 +209,8 @@ def test_what_binds() -> None:
     assert binding([*first, *_rows((8, 2.4, 2000, 10))], {}).kind == "prefill"
     late = _rows((128, 1, 1, 1), ok=False, reason="the load generator itself was late")
     assert binding([*growing, *late], {}).kind == "client"
+    starved = _rows((128, 1, 1, 1), ok=False, reason="90 were in flight", client_waited_share=0.6)
+    assert binding([*growing, *starved], {}).kind == "client"
     assert binding([], {}).kind == "unknown"
     assert binding(_rows((8, 4, 2000, 20), (16, 8, 2000, 20)), {}).kind == "unknown"
 

@@ -55,6 +55,38 @@ def test_cuts_anywhere_do_not_matter(cuts: list[int]) -> None:
     assert answer.reusable
 
 
+@given(cuts=st.lists(st.integers(0, len(_STREAM)), max_size=8), broken=st.booleans())
+def test_an_end_that_is_read_later_is_the_same_end(*, cuts: list[int], broken: bool) -> None:
+    """HTTP says at once that the connection is free; what the last read says comes with conclude, errors too."""
+    stream = _STREAM.replace(b'"usage": {"prompt', b'"usage"; {"prompt') if broken else _STREAM
+    places = [0, *sorted(cuts), len(stream)]
+    record = Record(0, start_ns=1)
+    answer = Answer(record)
+    for begin, end in pairwise(places):
+        answer.feed(stream[begin:end], end, hold=True)
+    assert answer.done
+    if answer.held:
+        assert answer.reusable
+        assert not record.end_ns
+    answer.conclude()
+    assert (record.error, record.end_ns > 0) == ("malformed" if broken else "", True)
+    if not broken:
+        assert (len(record.events), record.finish_reason, record.completion_tokens) == (9, "stop", 12)
+
+
+def test_an_end_that_is_held_back_may_turn_out_to_be_none() -> None:
+    """The bytes of an end inside a chunk, and HTTP that breaks in the last read."""
+    text = b": \r\n0\r\n\r\n"
+    for last in (b"%x\r\n%s" % (len(text) + 30, text), b"zz\r\n0\r\n\r\n"):
+        record = Record(0, start_ns=1)
+        answer = Answer(record)
+        answer.feed(_HEAD + _chunked(_event("a"))[:-5], 1, hold=True)
+        answer.feed(last, 2, hold=True)
+        assert not answer.held
+        assert answer.done is (record.error == "malformed") is last.startswith(b"zz")
+        assert len(record.events) == 1
+
+
 def test_byte_by_byte_with_carriage_returns() -> None:
     """Every kind of line end ends a line, even when cut in half."""
     body = b"".join(_event(text) for text in "abc") + _event("", "stop")

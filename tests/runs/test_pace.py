@@ -24,6 +24,17 @@ def test_speed_is_that_of_the_last_seconds_and_a_stall_is_said() -> None:
     assert at(71, 10e9) == "10.0 GB of 10.0 GB"
 
 
+def test_a_job_that_goes_on_with_all_its_bytes_says_what_it_does() -> None:
+    """Else "all of all" would be shown for as long as other hosts take."""
+    pace = Pace(afterwards="serves the others")
+
+    def at(done: float) -> str:
+        return pace.say(JobStatus(JobState.RUNNING, None, "", Progress(done, 10e9, "bytes")))
+
+    assert at(9e9) == "9.0 GB of 10.0 GB"
+    assert at(10e9) == "10.0 GB of 10.0 GB, serves the others"
+
+
 def test_a_job_without_progress_has_no_pace() -> None:
     """Then the change's own words are shown."""
     assert Pace().say(JobStatus(JobState.RUNNING, None, "hello", None)) == ""

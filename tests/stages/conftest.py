@@ -446,12 +446,27 @@ def _container(params: Params, host: Host, paths: HostPaths, *, bare: bool) -> d
         "machine": good("aarch64\n"),
         "arch": bad("Error: No such image\n") if bare else good("arm64\n"),
         "runtime": good(json.dumps(DOCKER_INFO)),
-        "tar": good(paths.image_tar + "\n"),
+        "tar": image_tar([params.container.image]),
+        "tool": good(tool_text()),
         "work": good(paths.work + "\n"),
         "service": gone_folder(paths.service) if bare else good(paths.service + "\n"),
         "weights": good(f"{paths.weights}/config.json\n"),
         "daemon": bad("Error: No such container: mindie-deepseek\n") if bare else good("alive\n"),
     }
+
+
+def image_tar(names: list[str] | None, **otherwise: Any) -> Capture:
+    """Return what push/image_tar.py prints; names None: there is no tar."""
+    images = None if names is None else [{"id": "sha256:" + "ab" * 32, "names": names}]
+    size = None if names is None else 20_000_000_000
+    said = {"size": size, "sha256": "", "free": 4_000_000_000_000, "images": images, "error": ""}
+    return good(json.dumps(said | otherwise) + "\n")
+
+
+def serving(status: int, body: str) -> Capture:
+    """Return what push/serving_check.py prints when the first answer is this, and all others are right."""
+    checks = [{"name": "chat", "ok": True, "said": "8 tokens", "expected": ""}]
+    return good(json.dumps({"answer": {"status": status, "body": body, "error": ""}, "checks": checks}) + "\n")
 
 
 def gone_folder(path: str) -> Capture:
@@ -478,8 +493,7 @@ def _service_unstarted(params: Params, host: Host, paths: HostPaths) -> dict[str
     if host == params.master:
         answers |= {
             "ready": http(0, error="[Errno 111] Connection refused"),
-            "answer": http(0, error="[Errno 111] Connection refused"),
-            "serving": good('{"error": "not asked"}\n'),
+            "serving": good('{"error": "not asked: refused"}\n'),
             "metrics": http(0, error="not asked"),
             "listening": good(LISTENING.format(address=host.address)),
         }
@@ -504,8 +518,7 @@ def _service_answers(params: Params, *, bare: bool) -> Captures:
     service_ports = f"LISTEN 0 128 {params.master.service_ip}:1025 0.0.0.0:*\n"
     found[params.master.name] |= {
         "ready": http(200),
-        "answer": http(200, COMPLETION),
-        "serving": good(json.dumps({"checks": [{"name": "chat", "ok": True, "said": "8 tokens", "expected": ""}]})),
+        "serving": serving(200, json.dumps(COMPLETION)),
         "metrics": http(200, 'num_requests_running{m="x"} 0\nnum_requests_waiting{m="x"} 0\n'),
         "listening": good(LISTENING.format(address=params.master.address) + service_ports),
     }

@@ -33,6 +33,7 @@ SILENT = {
     ("weights", "work"): "decides whether this stage waits for preflight",
     ("container", "containers"): "evidence only, docker inspect decides",
     ("container", "tar"): "needed only while the image is missing",
+    ("container", "tool"): "decides whether the downloader is pushed",
     ("container", "work"): "decides whether this stage waits for preflight",
     ("container", "weights"): "decides whether this stage waits for weights",
     ("container", "daemon"): "decides whether a daemon is stopped before its container is replaced",

@@ -358,13 +358,73 @@ def test_bad_entries_are_refused(mirror: Mirror, tmp_path: Path, entry: object) 
 def test_a_full_disk_is_refused_before_the_first_byte(
     mirror: Mirror, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The message says how much there is and how much is needed."""
-    monkeypatch.setattr(
-        os, "statvfs", lambda _path: SimpleNamespace(f_bavail=3, f_frsize=1000_000, f_files=9, f_favail=9)
-    )
-    with pytest.raises(tool.Refused, match=r"has 0\.00 GB free, 0\.00 GB are needed.*nothing is put there"):
+    """However large the home is; the message names both, how much there is and how much is needed."""
+    home = _disks(tmp_path, monkeypatch, home_mb=900_000, target_mb=3)
+    with pytest.raises(tool.Refused) as refused:
         fetch(in_process(mirror, tmp_path))
+    assert f"the file system of {tmp_path / 'weights'} has 0.00 GB free, 0.00 GB are needed" in str(refused.value)
+    assert f"({home} has 900.00 GB free, and nothing is put there)" in str(refused.value)
     assert mirror.ranges == []
+
+
+def test_a_small_home_does_no_harm(mirror: Mirror, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a home that has no room for one file the download works, and nothing is put there."""
+    home = _disks(tmp_path, monkeypatch, home_mb=0, target_mb=9_000)
+    fetch(in_process(mirror, tmp_path))
+    check_files(tmp_path)
+    assert list(home.iterdir()) == []
+
+
+def _disks(folder: Path, monkeypatch: pytest.MonkeyPatch, *, home_mb: int, target_mb: int) -> Path:
+    """Let the home and everything else have so much room; returns the home."""
+    home = folder / "home"
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+
+    def statvfs(path: str) -> SimpleNamespace:
+        free = home_mb if path == str(home) else target_mb
+        return SimpleNamespace(f_bavail=free, f_frsize=1000_000, f_files=9, f_favail=9)
+
+    monkeypatch.setattr(os, "statvfs", statvfs)
+    return home
+
+
+def test_a_port_that_is_in_use_is_waited_for(mirror: Mirror, tmp_path: Path) -> None:
+    """A closed connection may hold the port of the exchange for a minute; the host downloads, and serves later."""
+    hosts = [f"{NETWORK}.{number}" for number in (80, 81)]
+    port = free_port(hosts[0])
+    with contextlib.ExitStack() as stack:
+        taken = stack.enter_context(socket.create_server((hosts[0], port)))
+        started = [
+            stack.enter_context(running(command(mirror, tmp_path / str(number), number, hosts, port)))
+            for number in range(2)
+        ]
+        heard = f"port {port} of {hosts[0]} is in use" in (started[0].stdout.readline() if started[0].stdout else "")
+        taken.close()
+        said = [process.communicate(timeout=DEADLINE_S)[0] for process in started]
+    assert heard, said
+    assert [process.returncode for process in started] == [0, 0], said
+    for number in range(2):
+        check_files(tmp_path / str(number))
+
+
+def test_a_job_that_is_started_again_knows_who_was_done(mirror: Mirror, tmp_path: Path) -> None:
+    """Its peer had everything, said so, and left: there is nobody to wait for. Another transfer knows nothing."""
+    hosts = [f"{NETWORK}.{number}" for number in (82, 83)]
+    argv = command(mirror, tmp_path, 0, hosts, free_port(hosts[0]))
+    transfer = hashlib.sha256(f"done {TOKEN}".encode()).hexdigest()
+    record = tmp_path / "work" / "state.done"
+    record.write_text(json.dumps({"transfer": transfer, "done": [hosts[1]]}), encoding="utf-8")
+    with running([*argv, "--peer-patience", "0.1"]) as process:
+        text = process.communicate(timeout=DEADLINE_S)[0]
+    assert process.returncode == 0, text
+    assert "LEFT-ALONE" not in text
+    assert not record.exists()
+    (tmp_path / "work" / "token").write_text("another transfer", encoding="utf-8")
+    record.write_text(json.dumps({"transfer": transfer, "done": [hosts[1]]}), encoding="utf-8")
+    with running([*argv, "--patience", "1"]) as process:
+        text = process.communicate(timeout=DEADLINE_S)[0]
+    assert "LEFT-ALONE" in text
 
 
 def _store(mirror: Mirror, folder: Path) -> Any:
@@ -479,11 +539,13 @@ def test_strangers_get_nothing(mirror: Mirror, tmp_path: Path) -> None:
     secret.write_text(TOKEN, encoding="utf-8")
     known, other = exchanging.Token(str(secret)), exchanging.Token(str(tmp_path / "none"))
     work = SimpleNamespace(
-        arguments=SimpleNamespace(bind=here, port=port, hosts=[here, friend], exchange_limit=0.0),
+        arguments=SimpleNamespace(
+            bind=here, port=port, hosts=[here, friend], exchange_limit=0.0, state=str(tmp_path / "work" / "state.json")
+        ),
         token=known,
         store=store,
         listing={"files": []},
-        coming=list,
+        coming=lambda: (["later"], ["now"]),
         give_away=lambda: "",
     )
     exchange = exchanging.Exchange(work)
@@ -500,14 +562,17 @@ def test_strangers_get_nothing(mirror: Mirror, tmp_path: Path) -> None:
             assert _status(peer, "config.json") == 403
             assert not peer.tell_done()
         assert exchange.done == set()
-        assert ours.tell_done()
+        assert ours.tell_done() == "heard"
         assert exchange.done == {friend}
+        exchange.complete = True
+        assert ours.tell_done() == "done"
         secret.write_text("another run", encoding="utf-8")
         late = exchanging.Peer(here, port, friend, exchanging.Token(str(secret)))
         assert late.have() is not None, "a job that was attached to reads the new token"
     finally:
         exchange.close()
     assert ours.have() is None
+    assert ours.tell_done() == "gone"
 
 
 def _status(peer: Any, name: str) -> int:

@@ -49,8 +49,8 @@ def test_programs_are_python_3_7_and_standard_library_only(program: Path) -> Non
 
 def test_there_are_programs_and_scripts() -> None:
     """The globs above find what is pushed."""
-    assert {path.name for path in PROGRAMS} >= {"http_call.py", "hub_list.py", "weights_tool.py"}
-    assert {path.name for path in SCRIPTS} == {"alive.sh", "logs.sh", "start.sh", "stop.sh"}
+    assert {path.name for path in PROGRAMS} >= {"http_call.py", "hub_list.py", "image_tar.py", "weights_tool.py"}
+    assert {path.name for path in SCRIPTS} == {"alive.sh", "image_load.sh", "logs.sh", "start.sh", "stop.sh"}
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)

@@ -24,6 +24,7 @@ class Fake(BaseHTTPRequestHandler):
 
     flaw = ""
     ready = 200
+    hung = threading.Event()
 
     def log_message(self, *_args: object) -> None:
         """Say nothing."""
@@ -35,6 +36,9 @@ class Fake(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         """Answer like MindIE."""
         asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        if self.flaw == "hangs":
+            Fake.hung.wait(5)
+            return
         chat = self.path.endswith("chat/completions")
         refuses = self.flaw != "takes anything"
         if refuses and (asked["model"] != "m" or (chat and "messages" not in asked)):
@@ -79,7 +83,7 @@ def server() -> Iterator[str]:
 
 def asked(base: str) -> dict[str, Any]:
     """Run the check as a host does."""
-    argv = [sys.executable, "-c", source("serving_check.py"), base, "m", "100", f"{base}/ready"]
+    argv = [sys.executable, "-c", source("serving_check.py"), base, "m", "100", f"{base}/ready", "1"]
     ran = subprocess.run(argv, capture_output=True, text=True, check=True, timeout=30)
     said: dict[str, Any] = json.loads(ran.stdout)
     return said
@@ -99,7 +103,9 @@ def asked(base: str) -> dict[str, Any]:
 def test_each_flaw_is_named(server: str, monkeypatch: pytest.MonkeyPatch, flaw: str, wrong: set[str]) -> None:
     """Eight kinds are asked; exactly those that the flaw spoils are not ok."""
     monkeypatch.setattr(Fake, "flaw", flaw)
-    checks = asked(server)["checks"]
+    said = asked(server)
+    checks = said["checks"]
+    assert (said["answer"]["status"], "choices" in json.loads(said["answer"]["body"])) == (200, True)
     assert len(checks) == 8
     assert {each["name"] for each in checks if not each["ok"]} == wrong
 
@@ -108,3 +114,12 @@ def test_a_service_that_is_not_ready_is_not_asked(server: str, monkeypatch: pyte
     """Nothing but the gate is touched."""
     monkeypatch.setattr(Fake, "ready", 503)
     assert "does not answer 200" in asked(server)["error"]
+
+
+def test_a_service_that_hangs_is_waited_for_once(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Health is green and no token comes: one deadline, and nothing more is asked."""
+    monkeypatch.setattr(Fake, "flaw", "hangs")
+    said = asked(server)
+    Fake.hung.set()
+    assert (said["answer"]["status"], "no answer in 1 s" in said["error"]) == (0, True)
+    assert "checks" not in said

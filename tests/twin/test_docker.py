@@ -171,3 +171,38 @@ def test_without_namespaces_paths_are_mapped_by_the_longest_mount() -> None:
     """Without namespaces paths are mapped by the longest mount, and only whole ones."""
     mounts = [("/data/weights", "/n/w"), ("/data", "/n/d")]
     assert map_paths("cat /data/weights/x /data/y /database /x/data", mounts) == "cat /n/w/x /n/d/y /database /x/data"
+
+
+def test_an_image_has_names_and_goes_with_the_last(loaded: Rig) -> None:
+    """Tag adds a name; rmi takes one, and refuses an id that has several; a tar may carry a name or none."""
+    ident = loaded.run("node1", f"docker image inspect --format '{{{{.Id}}}}' {IMAGE}").out.strip()
+    assert loaded.run("node1", f"docker tag {ident} other:1 && docker rmi {ident}").err.endswith(
+        "image is referenced in multiple repositories\n"
+    )
+    assert loaded.run("node1", "docker rmi other:1").out == "Untagged: other:1\n"
+    assert loaded.run("node1", f"docker tag none:1 {IMAGE}").err == (
+        "Error response from daemon: No such image: none:1\n"
+    )
+    assert IMAGE.partition(":")[0] in loaded.run("node1", "docker images").out
+
+
+def test_the_ascend_runtime_brings_cards_and_driver(loaded: Rig) -> None:
+    """Only where daemon.json names it; inspect does not show what it brought."""
+    asked = "docker run -d --name seen --runtime=ascend -e ASCEND_VISIBLE_DEVICES=0,2-3"
+    refused = loaded.run("node1", f"{asked} {IMAGE} sleep 100")
+    assert (refused.code, "unknown or invalid runtime name: ascend" in refused.err) == (125, True)
+    config = {"runtimes": {"ascend": {"path": "/usr/local/Ascend/Ascend-Docker-Runtime/ascend-docker-runtime"}}}
+    loaded.run("node1", f"mkdir -p /etc/docker && echo '{json.dumps(config)}' >/etc/docker/daemon.json")
+    try:
+        assert "ascend" in json.loads(loaded.run("node1", "docker info --format '{{json .}}'").out)["Runtimes"]
+        assert loaded.run("node1", f"{asked} {IMAGE} sleep 100").code == 0
+        facts = inspected(loaded, "seen")["HostConfig"]
+        assert (facts["Runtime"], facts["Devices"]) == ("ascend", [])
+        if loaded.run("node1", "test -e /opt/twin/link").code == 0:  # L0 containers have no view of their own
+            there = loaded.run("node1", "docker exec seen bash -c 'ls -d /dev/davinci* /usr/local/Ascend/driver/*info'")
+            assert there.out.split() == [
+                "/dev/davinci0", "/dev/davinci2", "/dev/davinci3", "/dev/davinci_manager",
+                "/usr/local/Ascend/driver/version.info",
+            ]  # fmt: skip
+    finally:
+        loaded.run("node1", "docker rm -f seen; rm /etc/docker/daemon.json")

@@ -12,8 +12,8 @@ from runbook_lib.twin.fault_list import FAULTS
 from runbook_lib.twin.service_faults import DATA
 
 KEYS = {
-    "what", "shell", "touches", "mend", "container", "signal", "look", "known", "on", "start", "load", "says", "after",
-    "reports", "skip", "remedy",
+    "what", "shell", "touches", "mend", "container", "image", "signal", "look", "known", "on", "start", "load", "says",
+    "after", "reports", "skip", "remedy",
 }  # fmt: skip
 STAGES = {"preflight", "network", "gateway", "weights", "container", "service"}
 
@@ -30,7 +30,7 @@ def test_every_fault_is_complete(name: str) -> None:
     """It breaks something in one way, names stages and codes that exist, and what the daemon says."""
     fault = DATA[name]
     assert set(fault) <= KEYS
-    assert sum(key in fault for key in ("shell", "container", "signal")) == 1
+    assert sum(key in fault for key in ("shell", "container", "image", "signal")) == 1
     assert ("shell" in fault) == ("touches" in fault)
     assert set(fault["look"]) <= STAGES
     reported = [

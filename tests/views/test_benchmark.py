@@ -169,6 +169,37 @@ def test_what_binds_repeats_and_comparisons_are_shown() -> None:
     assert percent(float("nan")) == "–"  # noqa: RUF001 - the dash that is shown
 
 
+def test_slo_grid_and_prediction_are_shown_and_what_is_missing_is_named() -> None:
+    """Predicted and measured stand side by side; nothing found is said."""
+    difference = {"concurrency": 400, "output_tokens_per_s": 0.1, "ttft": None, "decode": None}
+    row = {"concurrency": 400, "output_tokens_per_s": 1000.0, "ttft_s": None, "decode_ms": None}
+    fit = {"mean_error": {"output_tokens_per_s": 0.1}, "holds": False, "twin": False, "next_command": "runbook c"}
+    slo = {"ttft_ms": 450.0, "tpot_ms": 0, "e2e_ms": 0, "share": 0.9, "lowest": 4, "highest": 64, "found": None}
+    cells = [point(8, asked_input_tokens=n, asked_output_tokens=16) for n in (32, 128)]
+    answers = {
+        "comparisons": [{"name": "capacity model", "source": "", "rows": [row], "differences": [difference]}],
+        "calibration": fit, "slo": slo, "grid": cells, "not_measured": ["repeats: <none>"],
+    }  # fmt: skip
+    lengths: dict[str, Any] = {"asked_input_tokens": 64, "asked_output_tokens": 48}
+    html = body(benchmark_html([point(400, **lengths)], "x", scaled_down=False, answers=answers))
+    for text in (
+        "1,000 / 1,100 (+10.0 %)", "off by 10.0 % in throughput", "fit it to these points", "<code>runbook c</code>",
+        "<strong>none</strong>: not even 4 clients keep it", "first token at most 450 ms", "128 / 16",
+        "Best output tokens/s", "repeats: &lt;none&gt;",
+    ):  # fmt: skip
+        assert text in html, text
+    twin = body(benchmark_html([point(400)], "x", scaled_down=False, answers={"calibration": fit | {"twin": True}}))
+    assert "nothing to fit" in twin
+
+
+def test_repeats_are_one_line_with_bars() -> None:
+    """The mean is joined; the interval is drawn only where there is one."""
+    spreads = {400: {"output_tokens_per_s": {"mean": 1200.0, "ci95": 50.0}, "ttft_ms": {"mean": 1.0, "ci95": None}}}
+    points = [point(400, repeat=1), point(400, repeat=2), point(800)]
+    assert "95 % interval between repeats" in throughput_figure(points, spreads)
+    assert "95 % interval" not in latency_figure(points, spreads)
+
+
 def test_numbers_have_three_digits() -> None:
     """Enough to compare, not more than was measured."""
     values = (0.0, 0.01234, 8.276, 112.64, 1269.4, float("nan"))

@@ -8,6 +8,7 @@ from runbook_lib.ascend import images
 from runbook_lib.model import Finding, Subject, Verdict
 from runbook_lib.stages.base import Findings, apply_command, params_file
 from runbook_lib.stages.container.facts import NAME, ContainerFacts, HostFacts
+from runbook_lib.stages.container.image import lacks_tar, loaded_as, obstacle, source_host
 from runbook_lib.stages.container.probe import devices_of
 from runbook_lib.stages.container.wanted import (
     ASCEND_RUNTIME,
@@ -16,7 +17,6 @@ from runbook_lib.stages.container.wanted import (
     foreign,
     has_image,
     lost_devices,
-    other_name,
     shm_wanted,
     wanted,
 )
@@ -58,6 +58,7 @@ def check(facts: ContainerFacts, params: Params) -> list[Finding]:
     for host in params.cluster.hosts:
         if host.name in facts.hosts:
             _check_devices(findings, host, facts.paths[host.name], facts.hosts[host.name])
+            _check_image(findings, facts, params, host)
             _check_architecture(findings, params, host, facts.hosts[host.name])
             _check_host(findings, params, host, facts.paths[host.name], facts.hosts[host.name])
     return findings.items
@@ -120,20 +121,41 @@ def _check_shm(findings: Findings, params: Params, host: Host, seen: HostFacts, 
     )
 
 
-def _check_host(findings: Findings, params: Params, host: Host, paths: HostPaths, seen: HostFacts) -> None:
-    subject = Subject(host.name)
-    expected = params.container.image
+def _check_image(findings: Findings, facts: ContainerFacts, params: Params, host: Host) -> None:
+    """Judge the image of one host; where it is not loaded, say what of it is there, and where it can come from."""
+    subject, seen, expected = Subject(host.name), facts.hosts[host.name], params.container.image
+    place = facts.paths[host.name].image_tar
     if seen.images.value is None:
         findings.add("CON-IMAGE", subject, Verdict.UNKNOWN, seen=seen.images.message, expected=expected)
-    else:
-        present = has_image(params, seen)
-        said = "present" if present else "missing" if seen.tar_present else f"missing, and {paths.image_tar} too"
-        other = "" if present else other_name(params, seen)
-        said += f"; {other} has its tag" if other else ""
-        command = None if seen.tar_present else f"copy the image tar to {paths.image_tar} on {host.name}"
-        command = f"docker tag {other} {expected}   # on {host.name}, if it is that image" if other else command
-        verdict = Verdict.OK if present else Verdict.FAIL
-        findings.add("CON-IMAGE", subject, verdict, seen=said, expected=expected, next_command=command)
+        return
+    present, ident = has_image(params, seen), loaded_as(facts, params, host.name)
+    stop = "" if present or ident else obstacle(facts, params, host.name)
+    said = "present" if present else f"missing; image {ident[7:19]} is it, by another name" if ident else "missing"
+    said += f"; {stop}" if stop else ""
+    command = _image_command(params, host, place) if stop else None
+    verdict = Verdict.OK if present else Verdict.FAIL
+    findings.add("CON-IMAGE", subject, verdict, seen=said, expected=expected, next_command=command)
+    if not place:
+        return
+    tar, at = seen.tar, source_host(facts, params)
+    wants, told, verdict = "the image's tar, or the image", "not needed: the image is loaded", Verdict.OK
+    if not present and not ident:
+        verdict = Verdict.UNKNOWN if tar is None or tar.error else Verdict.FAIL if stop else Verdict.OK
+        there = "missing" if tar is None or tar.size is None else f"{tar.size} bytes, sha256 {tar.sha256 or 'not read'}"
+        told = stop or there
+        if not stop and lacks_tar(facts, params, host.name):
+            verdict, told, wants = Verdict.FAIL, f"{there}; {at} has it", f"the same tar as on {at}"
+    findings.add("CON-IMAGE-TAR", subject, verdict, seen=told, expected=wants, next_command=command)
+
+
+def _image_command(params: Params, host: Host, place: str) -> str:
+    if not place:
+        return f"set container.image_tar in {params_file(params)}, or: docker pull {params.container.image}"
+    return f"ls -l {place}; sha256sum {place}   # on {host.name}; put the right tar there, on one host is enough"
+
+
+def _check_host(findings: Findings, params: Params, host: Host, paths: HostPaths, seen: HostFacts) -> None:
+    subject = Subject(host.name)
     name = params.container.name
     has = seen.container.value
     if has is None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from runbook_lib.ascend import docker
 from runbook_lib.stages.container.probe import devices_of, optional_mounts
+from runbook_lib.stages.weights.probe import tool_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -22,6 +24,29 @@ NAME = "container"
 
 
 @dataclass(frozen=True, slots=True)
+class Carried:
+    """One image in a tar: its id, and the names that it gets when it is loaded."""
+
+    image_id: str
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Tar:
+    """What lies under the name of the image's tar.
+
+    size: bytes, None when nothing is there. sha256: as it was recorded of this very file, "" when it never was.
+    free_bytes: of its file system. images: None when the tar is compressed, or could not be read (error says why).
+    """
+
+    size: int | None
+    sha256: str
+    free_bytes: int | None
+    images: tuple[Carried, ...] | None
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class HostFacts:
     """Images, containers and what the container needs, of one host. None: could not be read."""
 
@@ -30,7 +55,8 @@ class HostFacts:
     container: Reading[Container]
     devices: frozenset[str] | None
     existing: frozenset[str] | None
-    tar_present: bool
+    tar: Tar | None
+    tool_present: bool
     memory_bytes: int | None
     machine: str
     image_arch: str
@@ -66,6 +92,17 @@ def facts(params: Params, probes: Probes) -> ContainerFacts:
     )
 
 
+def _tar(capture: Capture) -> Tar | None:
+    """Return what push/image_tar.py said; None when it did not end, or said anything else."""
+    try:
+        said = json.loads(capture.stdout) if capture.ok else {}
+        images = said["images"]
+        carried = None if images is None else tuple(Carried(str(each["id"]), tuple(each["names"])) for each in images)
+        return Tar(said["size"], str(said["sha256"]), said["free"], carried, str(said["error"]))
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
 def _memory(capture: Capture) -> int | None:
     """Return the memory of a host in bytes, from `free -b`."""
     found = re.search(r"^Mem:\s+(\d+)", capture.stdout, re.MULTILINE) if capture.ok else None
@@ -80,7 +117,8 @@ def _host_facts(host: Host, seen: HostProbe) -> HostFacts:
         container=docker.parse_inspect(seen.get("container")),
         devices=_existing(seen.get("devices"), devices_of(host, seen.paths)),
         existing=_existing(seen.get("mounts"), optional_mounts(seen.paths)),
-        tar_present=seen.get("tar").ok,
+        tar=_tar(seen.get("tar")),
+        tool_present=seen.get("tool").ok and seen.get("tool").stdout == tool_text(),
         memory_bytes=_memory(seen.get("memory")),
         machine=seen.get("machine").stdout.strip() if seen.get("machine").ok else "",
         image_arch=seen.get("arch").stdout.strip() if seen.get("arch").ok else "",

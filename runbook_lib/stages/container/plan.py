@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from runbook_lib.model import Change, Command, Job, Risk, Subject
+from runbook_lib.stages.container.image_plan import LOAD, image_changes
 from runbook_lib.stages.container.wanted import (
     ASCEND_RUNTIME,
     MARKER,
@@ -19,10 +20,10 @@ from runbook_lib.stages.service.probe import in_container
 if TYPE_CHECKING:
     from runbook_lib.ascend.docker import Container
     from runbook_lib.params import Host, HostPaths, Params
-    from runbook_lib.stages.container.facts import ContainerFacts, HostFacts
+    from runbook_lib.stages.container.facts import ContainerFacts
 
-_LOAD_DEADLINE_S = 3600.0
 _START_DEADLINE_S = 30.0
+_REMOVE, _START = LOAD + 1, LOAD + 2  # phases, after those of the image
 _STOP_IF_THERE = '[ ! -f "$1/stop.sh" ] || exec bash "$1/stop.sh" "$1"'
 
 
@@ -32,7 +33,7 @@ def plan(facts: ContainerFacts, params: Params) -> list[Change]:
     for host in params.cluster.hosts:
         seen = facts.hosts.get(host.name)
         if seen is not None:
-            changes += _host_changes(params, host, facts.paths[host.name], seen)
+            changes += _host_changes(facts, params, host)
     return changes
 
 
@@ -49,6 +50,7 @@ def _daemon_stop(params: Params, host: Host, paths: HostPaths) -> list[Change]:
             action=Command(in_container(params, "sh", "-c", _STOP_IF_THERE, "sh", folder), timeout_s=90.0),
             undo=Job("mindie-daemon", start, _START_DEADLINE_S, wait=False),
             risk=Risk.DISRUPTIVE,
+            phase=LOAD,
         )
     ]
 
@@ -73,32 +75,12 @@ def _argv_again(has: Container) -> tuple[str, ...]:
     return (*argv, has.image or "", "bash")
 
 
-def _load_argv(params: Params, paths: HostPaths) -> tuple[str, ...]:
-    """Return the command that loads the tar; where params give its sum, not before that is right."""
-    load = ("docker", "load", "-i", paths.image_tar)
-    if not params.container.image_sha256:
-        return load
-    script = 'printf "%s  %s\\n" "$1" "$2" | sha256sum -c - && exec docker load -i "$2"'
-    return ("sh", "-c", script, "sh", params.container.image_sha256, paths.image_tar)
-
-
-def _host_changes(params: Params, host: Host, paths: HostPaths, seen: HostFacts) -> list[Change]:
-    subject = Subject(host.name)
+def _host_changes(facts: ContainerFacts, params: Params, host: Host) -> list[Change]:
+    seen, paths, subject = facts.hosts[host.name], facts.paths[host.name], Subject(host.name)
     name = params.container.name
     has = seen.container.value
-    changes: list[Change] = []
-    if seen.images.value is not None and not has_image(params, seen) and seen.tar_present:
-        changes.append(
-            Change(
-                subject=subject,
-                summary=f"load {params.container.image} from {paths.image_tar}",
-                before="no such image",
-                after=params.container.image,
-                action=Job("docker-load", _load_argv(params, paths), _LOAD_DEADLINE_S),
-                undo=Command(("docker", "rmi", params.container.image)),
-                fixes=("CON-IMAGE",),
-            )
-        )
+    changes = image_changes(facts, params, host)
+    image = has_image(params, seen) or any("CON-IMAGE" in change.fixes for change in changes)
     want = wanted(params, host, paths, seen)
     if want is None or (has is not None and foreign(params, has)) or lost_devices(host, paths, seen):
         return changes  # a container of fewer cards than params name would only hide that one is gone
@@ -114,7 +96,7 @@ def _host_changes(params: Params, host: Host, paths: HostPaths, seen: HostFacts)
                 action=Command(("docker", "rm", "-f", name), timeout_s=120.0),
                 undo=Command(_argv_again(has), timeout_s=120.0),
                 risk=Risk.DISRUPTIVE,
-                phase=1,
+                phase=_REMOVE,
             )
         )
         has = None
@@ -128,12 +110,12 @@ def _host_changes(params: Params, host: Host, paths: HostPaths, seen: HostFacts)
                 action=Command(("docker", "start", name)),
                 undo=Command(("docker", "stop", name), timeout_s=120.0),
                 risk=Risk.DISRUPTIVE,
-                phase=2,
+                phase=_START,
                 fixes=("CON-STOPPED",),
             )
         )
     gone = seen.container.state == "unset" or seen.container.value is not None
-    if has is None and gone and (has_image(params, seen) or seen.tar_present):
+    if has is None and gone and image:
         if not seen.service:
             changes.append(
                 Change(
@@ -143,7 +125,7 @@ def _host_changes(params: Params, host: Host, paths: HostPaths, seen: HostFacts)
                     after="750 directory",
                     action=Command(("install", "-d", "-m", "0750", paths.service, paths.plog, paths.mindie_log)),
                     undo=Command(("rm", "-rf", paths.service)),
-                    phase=2,
+                    phase=_START,
                 )
             )
         changes.append(
@@ -155,7 +137,7 @@ def _host_changes(params: Params, host: Host, paths: HostPaths, seen: HostFacts)
                 action=Command(want.argv, timeout_s=120.0),
                 undo=Command(("docker", "rm", "-f", name), timeout_s=120.0),
                 risk=Risk.DISRUPTIVE,
-                phase=2,
+                phase=_START,
                 fixes=("CON-MISSING", "CON-DIFFERS", "CON-STOPPED", "CON-SHM"),
             )
         )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from runbook_lib.model import ProbeScript, Section
 from runbook_lib.stages.push import source
 from runbook_lib.stages.service.probe import in_container
+from runbook_lib.stages.weights.probe import tool_file
 
 if TYPE_CHECKING:
     from runbook_lib.params import Host, HostPaths, Params
@@ -27,10 +28,26 @@ def optional_mounts(paths: HostPaths) -> tuple[str, ...]:
     )
 
 
+def brought_by_runtime(paths: HostPaths) -> tuple[str, ...]:
+    """Return the mounts that ascend-docker-runtime makes itself."""
+    return (f"{paths.ascend_root}/driver", *(paths.root + place for place in _NPU_SMI), f"{paths.root}/usr/local/dcmi")
+
+
 def devices_of(host: Host, paths: HostPaths) -> tuple[str, ...]:
     """Return the devices that a host shall have: its cards and the managers."""
     cards = (f"{paths.root}/dev/davinci{card.id}" for card in host.cards)
     return (*cards, *(paths.root + place for place in MANAGERS))
+
+
+def state_file(paths: HostPaths) -> str:
+    """Return where a host records the sum of its tar."""
+    return f"{paths.work}/image/state.json"
+
+
+def _tar(paths: HostPaths) -> tuple[Section, ...]:
+    """Return the look at the image's tar, where params name one."""
+    argv = ("python3", "-c", source("image_tar.py"), paths.image_tar, state_file(paths))
+    return (Section("tar", argv, 60.0),) if paths.image_tar else ()
 
 
 def probe(params: Params, host: Host, paths: HostPaths) -> ProbeScript:
@@ -48,7 +65,8 @@ def probe(params: Params, host: Host, paths: HostPaths) -> ProbeScript:
             Section("machine", ("uname", "-m")),
             Section("arch", ("docker", "image", "inspect", "--format", "{{.Architecture}}", params.container.image)),
             Section("runtime", ("docker", "info", "--format", "{{json .}}")),
-            Section("tar", ("ls", "-d", paths.image_tar or "/nonexistent")),
+            *_tar(paths),
+            Section("tool", ("cat", tool_file(paths))),
             Section("work", ("ls", "-d", paths.work)),
             Section("service", ("ls", "-d", paths.service)),
             Section("weights", ("ls", "-d", f"{paths.weights}/config.json")),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from runbook_lib.stages.container.probe import MANAGERS, devices_of, optional_mounts
+from runbook_lib.stages.container.probe import MANAGERS, brought_by_runtime, devices_of, optional_mounts
 
 if TYPE_CHECKING:
     from runbook_lib.ascend.docker import Container
@@ -32,20 +32,25 @@ class Wanted:
 
 
 def wanted(params: Params, host: Host, paths: HostPaths, seen: HostFacts) -> Wanted | None:
-    """Return the container for one host: only devices and mounts that exist there; None when that is not known."""
+    """Return the container for one host: only devices and mounts that exist there; None when that is not known.
+
+    Where ascend-docker-runtime is installed it brings cards, manager devices and driver (docker_run reference, 3).
+    """
     if seen.devices is None or seen.existing is None or seen.service is None or seen.runtimes is None:
         return None
     container = params.container
     shm = shm_wanted(params, seen)
+    runtime = ASCEND_RUNTIME if ASCEND_RUNTIME in seen.runtimes else ""
     devices = tuple(
         place
         for place in (*(f"/dev/davinci{card.id}" for card in host.cards), *MANAGERS)
-        if paths.root + place in seen.devices
+        if paths.root + place in seen.devices and not runtime
     )
-    mounts = [(place, paths.inside(place)) for place in optional_mounts(paths) if place in seen.existing]
+    brought = brought_by_runtime(paths) if runtime else ()
+    there = (place for place in optional_mounts(paths) if place in seen.existing and place not in brought)
+    mounts = [(place, paths.inside(place)) for place in there]
     mounts += [(place, paths.inside(place)) for place in (paths.weights, paths.service)]
     argv = ["docker", "run", "-itd", f"--name={container.name}", "--net=host", "--shm-size", shm]
-    runtime = ASCEND_RUNTIME if ASCEND_RUNTIME in seen.runtimes else ""
     if runtime:
         cards = ",".join(str(card.id) for card in host.cards)
         argv += [f"--runtime={runtime}", "-e", f"ASCEND_VISIBLE_DEVICES={cards}"]
@@ -98,12 +103,6 @@ def differences(want: Wanted, has: Container, cluster: str, *, service_gone: boo
         ("mounted service folder", "deleted" if service_gone else "there", "there"),
     ]
     return [f"{what}: {seen} -> {right}" for what, seen, right in pairs if seen != right]
-
-
-def other_name(params: Params, seen: HostFacts) -> str:
-    """Return an image that has the tag of the params under another name: what is loaded may be named otherwise."""
-    tag = params.container.image.rpartition(":")[2]
-    return next((row.reference for row in seen.images.value or () if row.tag == tag), "")
 
 
 def has_image(params: Params, seen: HostFacts) -> bool:

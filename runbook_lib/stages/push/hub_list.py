@@ -2,8 +2,8 @@
 
 Usage: hub_list.py SPEC_JSON TIMEOUT_S prints one line of JSON: {"files": [{name, size, sha256 | git_sha1}], "commit",
 "status", "error", "config"}. Given to `python3 -c` by the probe, and imported by weights_tool.py. SPEC_JSON holds
-kind, url, repository, revision, proxy, path. What the hubs answer is told in docs/weights.md. Standard library only,
-Python 3.7 or newer.
+kind, url, repository, revision, proxy, path, only. What the hubs answer is told in docs/weights.md. Standard library
+only, Python 3.7 or newer.
 """
 
 import http.client
@@ -249,9 +249,12 @@ class Folder:
 
     def __init__(self, spec):
         self.path = pathlib.Path(spec["path"])
+        self.only = spec.get("only")  # {name, sha256 where it is known}: this one file, whatever else lies there
 
     def listing(self, _web):
         """Return (files, commit) without sums unless a manifest.json lies there; the sums come with the bytes."""
+        if self.only:
+            return [dict(self.only, size=(self.path / self.only["name"]).stat().st_size)], ""
         try:
             known = json.loads((self.path / "manifest.json").read_text(encoding="utf-8"))
             return list(known["files"]), str(known.get("revision", ""))

@@ -1,28 +1,39 @@
-"""Ask the service every kind of question once and print what came as one line of JSON.
+"""Ask the service for one real answer, then every kind of question once; print what came as one line of JSON.
 
-Usage: serving_check.py BASE_URL MODEL LONGEST_INPUT GATE. Nothing is asked unless a GET of GATE answers 200.
-Given to `python3 -c`; standard library only, Python 3.7 or newer.
+Usage: serving_check.py BASE_URL MODEL LONGEST_INPUT GATE TIMEOUT_S. Nothing is asked unless a GET of GATE answers 200,
+and nothing more when the first answer has not come in TIMEOUT_S: a service that hangs is waited for once.
+RUNBOOK_CA holds the CA that an https service is verified by. Given to `python3 -c`; standard library only, Python 3.7
+or newer.
 """
 
 import http.client
 import json
+import os
 import ssl
 import sys
 import urllib.error
 import urllib.request
 
-TIMEOUT_S = 30.0
 GATE_TIMEOUT_S = 3.0
 TOKENS = 8
+QUESTION = "Which planet is the third from the sun? Answer in one word."
+QUESTION_TOKENS = 32
 REFUSED = (400, 413, 422)
 
 
-def send(url, body=None, timeout=TIMEOUT_S):
+def trusted():
+    """Return the TLS context: the CA of the environment, and without one no verification."""
+    if os.environ.get("RUNBOOK_CA"):
+        return ssl.create_default_context(cadata=os.environ["RUNBOOK_CA"])
+    return ssl._create_unverified_context()  # noqa: S323, SLF001 - the host asks its own service
+
+
+def send(url, timeout, body=None):
     """Return (status, text); status is 0 when no answer came."""
     data = None if body is None else json.dumps(body).encode("utf-8")
     request = urllib.request.Request(url, data=data, headers={"Content-Type": "application/json"})
-    context = ssl._create_unverified_context()  # noqa: S323, SLF001 - the host asks its own service
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=context))
+    https = urllib.request.HTTPSHandler(context=trusted())
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), https)
     try:
         with opener.open(request, timeout=timeout) as answer:
             return answer.status, answer.read().decode("utf-8", "replace")
@@ -112,14 +123,23 @@ def questions(model, longest):
 
 
 def main():
-    """Ask everything, unless the service is not ready."""
+    """Ask everything, unless the service is not ready, or does not answer."""
     base, model, longest, gate = sys.argv[1:5]
-    if send(gate, timeout=GATE_TIMEOUT_S)[0] != 200:
+    timeout = float(sys.argv[5])
+    if send(gate, GATE_TIMEOUT_S)[0] != 200:
         print(json.dumps({"error": "not asked: " + gate + " does not answer 200"}))
+        return
+    message = {"role": "user", "content": QUESTION}
+    first = {"model": model, "messages": [message], "max_tokens": QUESTION_TOKENS, "stream": False}
+    status, text = send(base + "/v1/chat/completions", timeout, first)
+    answer = {"status": status, "body": text if status else "", "error": "" if status else text}
+    if status == 0:
+        error = "not asked: the first question had no answer in %.0f s" % timeout
+        print(json.dumps({"answer": answer, "error": error}))
         return
     checks = []
     for name, path, body, judge, expected in questions(model, int(longest)):
-        status, text = send(base + path, body)
+        status, text = send(base + path, timeout, body)
         try:
             ok, said = judge(status, text)
         except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
@@ -127,7 +147,7 @@ def main():
         checks.append({"name": name, "ok": ok, "said": said, "expected": expected})
         if status == 0:
             break  # a service that does not answer is not asked again and again
-    print(json.dumps({"checks": checks}))
+    print(json.dumps({"answer": answer, "checks": checks}))
 
 
 main()

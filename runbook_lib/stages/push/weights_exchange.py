@@ -4,17 +4,23 @@ The token lies in a file that every apply writes anew on all hosts; it is read a
 a job that was attached to goes on working with the hosts that were started later. Python 3.7 or newer.
 """
 
+import errno
+import hashlib
 import hmac
 import http.client
 import json
+import pathlib
 import threading
 import time
 import urllib.parse
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-from weights_store import CHUNK
+from hub_list import Refused
+from weights_store import CHUNK, say
 
 HEADER = "X-Runbook-Token"
+PORT_WAIT_S = 120.0  # a connection that was closed holds its port for 60 s (TIME_WAIT)
+PORT_POLL_S = 1.0
 
 
 class Bucket:
@@ -101,8 +107,8 @@ class Handler(BaseHTTPRequestHandler):
             return
         exchange = self.server.exchange
         if self.path == "/done":
-            exchange.done.add(self.client_address[0])
-            self._send(204, b"")
+            exchange.note_done(self.client_address[0])
+            self._send(200, json.dumps({"done": exchange.complete}).encode("utf-8"))
         elif self.path == "/steal":
             self._send(200, json.dumps({"name": exchange.work.give_away()}).encode("utf-8"))
         else:
@@ -114,7 +120,7 @@ class Handler(BaseHTTPRequestHandler):
         exchange = self.server.exchange
         name = urllib.parse.unquote(self.path[len("/file/") :])
         if self.path == "/have":
-            self._send(200, json.dumps({"have": exchange.have(), "coming": exchange.work.coming()}).encode("utf-8"))
+            self._send(200, json.dumps(exchange.said()).encode("utf-8"))
         elif self.path == "/list":
             listed = exchange.work.listing
             self._send(200 if listed else 404, json.dumps(listed).encode("utf-8"))
@@ -149,17 +155,78 @@ class Exchange:
         arguments = work.arguments
         self.work, self.token, self.peers = work, work.token, set(arguments.hosts)
         self.bucket = Bucket(arguments.exchange_limit * 1e6)
-        self.done = set()
+        self.complete = False  # this host has everything
         self.heard = time.monotonic()
-        self._server = ThreadingHTTPServer((arguments.bind, arguments.port), Handler)
-        self._server.exchange = self
-        self._server.daemon_threads = True
-        threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.1}, daemon=True).start()
+        self._record = pathlib.Path(arguments.state).with_suffix(".done")
+        self.done = self._recorded()
+        self._lock = threading.Lock()
+        self._closed = threading.Event()
+        self._server = self._listening()
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _listening(self):
+        """Return the server, None while the port is in use."""
+        arguments = self.work.arguments
+        try:
+            server = ThreadingHTTPServer((arguments.bind, arguments.port), Handler)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
+            return None
+        server.exchange = self
+        server.daemon_threads = True
+        return server
+
+    def _serve(self):
+        """Serve; while another program or a closed connection has the port, the download goes on without."""
+        arguments, since = self.work.arguments, time.monotonic()
+        if self._server is None:
+            say("RETRY exchange: port %d of %s is in use" % (arguments.port, arguments.bind))
+        while self._server is None:
+            if time.monotonic() - since > PORT_WAIT_S:
+                problem = "port %d of %s is in use by another program; choose another model.weights.exchange_port"
+                self.work.fail(Refused(problem % (arguments.port, arguments.bind)))
+                return
+            if self._closed.wait(PORT_POLL_S):
+                return
+            self._server = self._listening()
+        self._server.serve_forever(poll_interval=0.1)
+
+    def _transfer(self):
+        """Return what tells this transfer from others: its token, not readable from it."""
+        return hashlib.sha256(("done " + self.token.value).encode("utf-8")).hexdigest()
+
+    def _recorded(self):
+        """Return the hosts that said in this transfer that they have everything: a restarted job still knows."""
+        try:
+            said = json.loads(self._record.read_text(encoding="utf-8"))
+            return set(said["done"]) if said["transfer"] == self._transfer() else set()
+        except (OSError, ValueError, KeyError, TypeError):
+            return set()
+
+    def note_done(self, address):
+        """Remember that a host has everything."""
+        with self._lock:
+            if address not in self.done:
+                self.done.add(address)
+                self._record.parent.mkdir(parents=True, exist_ok=True)
+                said = {"transfer": self._transfer(), "done": sorted(self.done)}
+                self._record.write_text(json.dumps(said), encoding="utf-8")
+
+    def forget(self):
+        """Remove the record: the transfer is over."""
+        if self._record.exists():
+            self._record.unlink()
 
     def have(self):
         """Return the files that a peer can take here, with their sums."""
         store = self.work.store
         return {name: known["sha256"] for name, known in list(store.verified.items())} if store else {}
+
+    def said(self):
+        """Return what a peer asks again and again: the files here, those that will come, those that come now."""
+        coming, busy = self.work.coming()
+        return {"have": self.have(), "coming": coming, "busy": busy}
 
     def size_of(self, name):
         """Return the size of a verified file in bytes, None for any other name."""
@@ -172,8 +239,10 @@ class Exchange:
 
     def close(self):
         """Stop serving."""
-        self._server.shutdown()
-        self._server.server_close()
+        self._closed.set()
+        if self._server is not None:
+            self._server.shutdown()
+            self._server.server_close()
 
 
 class Peer:
@@ -211,7 +280,7 @@ class Peer:
             connection.close()
 
     def have(self):
-        """Return {"have": {name: sha256}, "coming": [name]} of the peer, None when it does not answer."""
+        """Return {"have": {name: sha256}, "coming": [name], "busy": [name]} of the peer, None when it is silent."""
         return self._json("GET", "/have")
 
     def listed(self):
@@ -223,13 +292,25 @@ class Peer:
         return (self._json("POST", "/steal") or {}).get("name") or ""
 
     def tell_done(self):
-        """Say that this host needs nothing more; true when the peer heard it."""
+        """Say that this host needs nothing more.
+
+        Returns "done" when the peer needs nothing more either, "heard" when it does, "gone" when nothing listens
+        there, "" when it is not known whether it heard.
+        """
         try:
             connection, answer = self._ask("POST", "/done")
-            connection.close()
-            return answer.status == 204
+        except ConnectionRefusedError:
+            return "gone"
         except (OSError, http.client.HTTPException):
-            return False
+            return ""
+        try:
+            if answer.status != 200:
+                return ""
+            return "done" if json.loads(answer.read().decode("utf-8"))["done"] else "heard"
+        except (OSError, ValueError, http.client.HTTPException):
+            return ""
+        finally:
+            connection.close()
 
     def open(self, name, headers, timeout):
         """Return (connection, answer) of a file."""

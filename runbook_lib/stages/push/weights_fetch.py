@@ -11,6 +11,7 @@ TRIES_REFUSED = 3  # 401, 403, 404, 410 do not go away by waiting, but a signed 
 NO = (400, 401, 403, 404, 410, 418)
 SPOILED_TRIES = 3
 LONGEST_PAUSE_S = 30.0
+PIECE = 1 << 18  # bytes at most in memory and not yet in the file: what a kill loses, for each connection
 FATAL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
 NETWORK_ERRORS = (OSError, ValueError, http.client.HTTPException, HttpError)
 
@@ -134,18 +135,21 @@ class Fetcher:
 
     def _write(self, answer, name, have, total, bucket):
         size = self.store.listing[name]["size"]
-        piece = bucket.piece()
+        piece = min(bucket.piece(), PIECE)
         with open(str(self.store.part(name)), "r+b" if have else "wb") as stream:
             stream.seek(have)
             stream.truncate()
-            while not self.stop.is_set():
-                chunk = answer.read(piece)
+            # until the size, not until the end: a server may keep the connection open
+            while have < size and not self.stop.is_set():
+                # what is there, not a whole piece: it reaches the file at once, and outlives a kill, a cut or a stall
+                chunk = answer.read1(piece)
                 if not chunk:
                     break
                 if have + len(chunk) > size:
                     raise ValueError("more bytes came than the list says")
                 bucket.take(len(chunk))
                 stream.write(chunk)
+                stream.flush()
                 total.update(chunk)
                 have += len(chunk)
                 self.progress.add(len(chunk))
@@ -165,7 +169,7 @@ class LocalAnswer:
         first = headers.get("Range", "bytes=0-")[len("bytes=") : -1]
         self._stream.seek(int(first))
         self._span = "bytes %s-" % first
-        self.read, self.close = self._stream.read, self._stream.close
+        self.read1, self.close = self._stream.read, self._stream.close
 
     def getheader(self, name):
         """Return the range that is read; a file has no other headers."""

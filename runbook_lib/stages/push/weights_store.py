@@ -197,7 +197,7 @@ class Store:
             "etags": self._etags,
         }
         with open(str(temporary), "w", encoding="utf-8") as stream:
-            json.dump(record, stream, sort_keys=True)
+            stream.write(json.dumps(record, sort_keys=True))  # dump() is ten times slower
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(str(temporary), str(self.state))

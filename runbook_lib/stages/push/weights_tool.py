@@ -25,6 +25,8 @@ from weights_verify import verify
 
 TRIES_WITHOUT_PROGRESS = 8
 POLL_S = 0.2
+POLL_S_PER_PEER = 0.05  # the more hosts, the seldomer each is asked
+GONE_S = 5.0  # a peer that is done and not listening for so long has left
 STREAMS = 4  # connections to the source at once
 
 
@@ -43,6 +45,8 @@ class Work:
         self.lock = threading.Lock()
         self.failures = []
         self.hope = {}  # when a missing file was last seen on its way, by time.monotonic()
+        self.views = {}  # what each peer said last, and when
+        self.asking = threading.Lock()
         others = [host for host in arguments.hosts if host != arguments.bind]
         self.peers = [Peer(host, arguments.port, arguments.bind, self.token) for host in others]
         mine = arguments.hosts.index(arguments.bind)
@@ -73,11 +77,15 @@ class Work:
             return self.queue.pop() if len(self.queue) > 1 else ""
 
     def next_own(self):
-        """Return the next file for the source: of our share, else one that a peer leaves to us."""
+        """Return the next file for the source: of our share, else one that a peer leaves to us.
+
+        What a peer has or is downloading (it took it over while this host was away) is left to the exchange.
+        """
         with self.lock:
+            elsewhere = {name for _, said in self.views.values() for name in (*said["have"], *said["busy"])}
             while self.queue:
                 name = self.queue.pop(0)
-                if name not in self.store.verified and name not in self.busy:
+                if name not in self.store.verified and name not in self.busy and name not in elsewhere:
                     self.busy.add(name)
                     return name
         for peer in self.peers:
@@ -100,6 +108,8 @@ class Work:
     def fetch_from_source(self, fetcher, name):
         """Download one file."""
         address = self.source.address(name, self.listing["commit"]) if self.spec["kind"] != "path" else ""
+        if not address and pathlib.Path(self.spec["path"]) / name == self.store.path(name):
+            raise Refused("%s has not the sum of the list" % self.store.path(name))  # it lies there already, hashed
 
         def opened(headers):
             if not address:
@@ -111,9 +121,9 @@ class Work:
         say("FROM-SOURCE %s" % name)
 
     def coming(self):
-        """Return the names that this host is bringing, or will."""
+        """Return the names that this host will bring, and those that it is bringing from the source now."""
         with self.lock:
-            return sorted(set(self.queue) | self.busy)
+            return sorted(self.queue), sorted(self.busy)
 
     def from_peers(self, fetcher):
         """Take what peers have verified; a file that nobody brings comes from the source."""
@@ -130,9 +140,7 @@ class Work:
         missing = self.store.missing()
         start = int(time.monotonic() * 10) % len(self.peers)
         for peer in self.peers[start:] + self.peers[:start]:
-            said = peer.have() or {"have": {}, "coming": []}
-            now = time.monotonic()
-            self.hope.update((name, now) for name in (*said["have"], *said["coming"]))
+            said = self.view(peer)
             with self.lock:
                 here = self.busy | set(self.store.verified)  # looked at again: another thread may have been quicker
                 free = [name for name in missing if name in said["have"] and name not in here]
@@ -144,6 +152,20 @@ class Work:
                     self.store.listing[name].setdefault("sha256", said["have"][name])
                     return name, peer
         return "", None
+
+    def view(self, peer):
+        """Return what a peer has and brings, asked anew when the last answer is old."""
+        nothing = {"have": {}, "coming": [], "busy": []}
+        pause = max(POLL_S, POLL_S_PER_PEER * len(self.peers))
+        with self.asking:  # one question, however many threads want to know
+            when, said = self.views.get(peer.address, (-pause, nothing))
+            if time.monotonic() - when >= pause:
+                said = dict(nothing, **(peer.have() or {}))  # an older job on a peer may say less
+                now = time.monotonic()
+                self.hope.update((name, now) for name in (*said["have"], *said["coming"], *said["busy"]))
+                with self.lock:
+                    self.views[peer.address] = (now, said)
+        return said
 
     def take(self, fetcher, peer, name):
         """Fetch one file from a peer; when that fails it is free for another try."""
@@ -188,6 +210,8 @@ class Work:
         owner = shares(listing, arguments.owners)
         self.queue = [name for name in store.missing() if owner[name] == self.mine]
         self.listing, self.store = listing, store
+        for peer in self.peers:
+            self.view(peer)
         tasks = [self.from_source] * STREAMS if self.is_owner else []
         tasks += [self.from_peers] * (2 if self.peers else 0)
         with ThreadPoolExecutor(len(tasks)) as pool:
@@ -204,6 +228,7 @@ class Work:
         if self.exchange:
             self.say_done()
             self.exchange.close()
+            self.exchange.forget()
         say("DONE %d files" % len(store.verified))
 
     def guarded(self, task, fetcher):
@@ -211,18 +236,33 @@ class Work:
         try:
             task(fetcher)
         except Exception as error:  # noqa: BLE001 - whatever ends a thread ends the job, and is said
-            self.failures.append(error)
-            self.stop.set()
+            self.fail(error)
+
+    def fail(self, error):
+        """End the job."""
+        self.failures.append(error)
+        self.stop.set()
 
     def say_done(self):
-        """Tell every peer that this host is done, and serve until all of them are, or nobody asks any more."""
-        told = set()
+        """Tell every peer that this host is done, and serve until all of them are, or nobody asks any more.
+
+        A peer that is done and listens no more has left: it was told before this job was started again.
+        """
+        exchange, told, since = self.exchange, set(), time.monotonic()
         others = {peer.address for peer in self.peers}
-        self.exchange.heard = time.monotonic()
-        while others - self.exchange.done or others - told:
+        exchange.complete = True
+        exchange.heard = time.monotonic()
+        while others - exchange.done or others - told:
             for peer in self.peers:
-                if peer.address not in told and peer.tell_done():
-                    told.add(peer.address)
+                if peer.address not in told:
+                    answer = peer.tell_done()
+                    left = answer == "gone" and peer.address in exchange.done and time.monotonic() - since > GONE_S
+                    if left or answer in ("heard", "done"):
+                        told.add(peer.address)
+                    if answer == "done":
+                        exchange.note_done(peer.address)
+            if self.failures:
+                raise self.failures[0]
             if time.monotonic() - self.exchange.heard > self.arguments.patience:
                 say("LEFT-ALONE nobody asks any more: %s" % sorted(others - self.exchange.done))
                 return

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from runbook_lib.ascend import docker, hccn, mindie_config
 from runbook_lib.stages import logs
-from runbook_lib.stages.service.probe import TLS_FILES, file_names
+from runbook_lib.stages.service.probe import HOME, file_names
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -95,27 +95,29 @@ def facts(params: Params, probes: Probes) -> ServiceFacts:
 
 def _host_facts(host: Host, seen: HostProbe) -> HostFacts:
     modes = _modes(seen.get("modes"))
+    default = mindie_config.parse(_text(seen.get("default")))
     files = {
         name: (seen.get(f"file.{name}").stdout, modes[name])
         for name in file_names(seen.paths)
         if seen.get(f"file.{name}").ok and name in modes
     }
+    serving = _answer(seen.get("serving"))
     started = [line.split() for line in _text(seen.get("started")).splitlines()]
     return HostFacts(
         container=docker.parse_inspect(seen.get("container")),
-        default_config=mindie_config.parse(_text(seen.get("default"))),
+        default_config=default,
         files=files,
         owners=_stat(seen.get("owners")),
         library_mode=next(iter(_modes(seen.get("library")).values()), None),
-        tls_missing=_tls_missing(seen.get("tls")),
+        tls_missing=_tls_missing(seen.get("tls"), default),
         started_with={words[1]: words[0] for words in started if len(words) == 2},  # noqa: PLR2004 - sum and name
         alive=_text(seen.get("alive")).strip(),
         ips={card.id: hccn.parse_ip(seen.get(f"ip.{card.id}")) for card in host.cards},
         health={card.id: hccn.parse_net_health(seen.get(f"net_health.{card.id}")) for card in host.cards},
         logs=logs.by_file(seen.get("logs")),
         ready=_answer(seen.get("ready")),
-        answer=_answer(seen.get("answer")),
-        serving=_answer(seen.get("serving")),
+        answer=_first_answer(serving),
+        serving=serving,
         metrics=_answer(seen.get("metrics")),
         outside=_answer(seen.get("outside")),
         listening=_listening(seen.get("listening")),
@@ -133,12 +135,13 @@ def _modes(capture: Capture) -> dict[str, int]:
     return {name: int(mode, 8) for name, mode in _stat(capture).items() if _OCTAL.fullmatch(mode)}
 
 
-def _tls_missing(capture: Capture) -> tuple[str, ...] | None:
-    absent = capture.stderr.count("No such file")
-    if not capture.ok and not absent:
+def _tls_missing(capture: Capture, default: Reading[dict[str, Any]]) -> tuple[str, ...] | None:
+    """Return the certificate files that the keys of the image's config.json name and its security folder has not."""
+    if default.value is None or not (capture.ok or (capture.exit_code == 1 and "No such file" in capture.stderr)):
         return None
-    there = capture.stdout.split()
-    return tuple(name for name in TLS_FILES if not any(place.endswith(f"/{name}") for place in there))
+    there = {place.removeprefix(f"{HOME}/") for place in capture.stdout.splitlines()}
+    wanted = mindie_config.tls_files(default.value)
+    return tuple(name for name in wanted if name not in there) if wanted else None
 
 
 def _text(capture: Capture) -> str:
@@ -151,6 +154,12 @@ def _answer(capture: Capture) -> dict[str, Any]:
     except ValueError:
         return {}
     return value if isinstance(value, dict) else {}
+
+
+def _first_answer(serving: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the answer to the first question; why there is none, when nothing was asked."""
+    answer = serving.get("answer")
+    return answer if isinstance(answer, dict) else {"error": serving.get("error")} if serving else {}
 
 
 def _listening(capture: Capture) -> tuple[Listener, ...] | None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING
 
+from runbook_lib.errors import UsageError
 from runbook_lib.model import ProbeScript, Section
+from runbook_lib.params import resolve_path
 from runbook_lib.stages import logs
 from runbook_lib.stages.push import source
 
@@ -15,10 +16,10 @@ if TYPE_CHECKING:
 HOME = "/usr/local/Ascend/mindie/latest/mindie-service"  # in every image so far
 DEFAULT_CONFIG = f"{HOME}/conf/config.json"
 LIBRARY = f"{HOME}/lib/libmindieservice_llm_engine.so"
-TLS_FILES = ("security/ca/ca.pem", "security/certs/server.pem", "security/keys/server.key.pem")  # the default's names
-_ANSWER_TIMEOUT_S = 60.0
+SECURITY = f"{HOME}/security"  # the folder of the certificates in every default
+# a first answer: so many times what 32 tokens take by the params' own weights of a step, for those that wait before it
+_QUEUE, _TOKENS, _LEAST_S, _OVERHEAD_S = 30, 32, 20.0, 5.0
 _REACH_TIMEOUT_S = 3.0
-_QUESTION = "Which planet is the third from the sun? Answer in one word."
 
 
 def file_names(paths: HostPaths) -> tuple[str, ...]:
@@ -31,9 +32,24 @@ def in_container(params: Params, *argv: str) -> tuple[str, ...]:
     return ("docker", "exec", params.container.name, *argv)
 
 
-def http_section(key: str, method: str, url: str, timeout_s: float, *body_and_gate: str) -> Section:
+def _python(params: Params, name: str) -> tuple[str, ...]:
+    """Return the beginning of a command that asks the service: over https it verifies by the CA that params name."""
+    run = ("python3", "-c", source(name))
+    if not (params.service.https and params.service.ca_file):
+        return run
+    place = resolve_path(params.service.ca_file)
+    try:
+        return ("env", f"RUNBOOK_CA={place.read_text(encoding='utf-8')}", *run)
+    except (OSError, ValueError) as error:
+        raise UsageError(
+            f"service.ca_file {place} cannot be read: {error}",
+            next_command=f"openssl x509 -in {place} -noout -subject",
+        ) from error
+
+
+def http_section(params: Params, key: str, method: str, url: str, timeout_s: float, *body_and_gate: str) -> Section:
     """Return a probe section that makes one HTTP request from the host and prints JSON; see push/http_call.py."""
-    argv = ("python3", "-c", source("http_call.py"), method, url, str(timeout_s), *body_and_gate)
+    argv = (*_python(params, "http_call.py"), method, url, str(timeout_s), *body_and_gate)
     return Section(key, argv, timeout_s + 10)
 
 
@@ -53,7 +69,7 @@ def _if_listened(section: Section, address: str, port: int) -> Section:
 
 def ready_section(params: Params) -> Section:
     """Return the readiness read of the master's management port."""
-    return http_section("ready", "GET", ready_url(params), 5.0)
+    return http_section(params, "ready", "GET", ready_url(params), 5.0)
 
 
 def base_url(params: Params, port: int) -> str:
@@ -82,8 +98,7 @@ def probe(params: Params, host: Host, paths: HostPaths) -> ProbeScript:
         logs.section(paths, lines=200),
     ]
     if params.service.https:
-        places = tuple(f"{HOME}/{name}" for name in TLS_FILES)
-        sections.append(Section("tls", in_container(params, "ls", "-d", *places)))
+        sections.append(Section("tls", in_container(params, "find", "-L", SECURITY, "-type", "f")))
     for card in host.cards:
         on_card = (paths.hccn_tool, "-i", str(card.id))
         sections += [
@@ -97,26 +112,26 @@ def probe(params: Params, host: Host, paths: HostPaths) -> ProbeScript:
 def _outside(params: Params) -> Section:
     """Return what another host asks: whether the business port of a ready master answers from outside."""
     url = f"{base_url(params, params.service.port)}/v1/models"
-    return http_section("outside", "GET", url, _REACH_TIMEOUT_S, "", ready_url(params))
+    return http_section(params, "outside", "GET", url, _REACH_TIMEOUT_S, "", ready_url(params))
+
+
+def answer_timeout_s(params: Params) -> float:
+    """Return how long the first answer may take: 58 s with the default weights; less where time runs faster."""
+    service, factor = params.service, params.twin.time_factor if params.twin is not None else 1.0
+    steps_s = (service.prefill_time_ms + _TOKENS * service.decode_time_ms) / 1000
+    return round(max(_LEAST_S, _QUEUE * steps_s) / factor + _OVERHEAD_S, 1)
 
 
 def _master_sections(params: Params) -> list[Section]:
-    question = {
-        "model": params.model.name,
-        "messages": [{"role": "user", "content": _QUESTION}],
-        "max_tokens": 32,
-        "stream": False,
-    }
     business = base_url(params, params.service.port)
-    chat = f"{business}/v1/chat/completions"
     metrics = f"{base_url(params, params.service.metrics_port)}/metrics"
     gate = ready_url(params)
     longest = min(params.service.max_input_token_len, params.service.max_seq_len - 1)
-    serving = ("python3", "-c", source("serving_check.py"), business, params.model.name, str(longest), gate)
+    patience_s = answer_timeout_s(params)
+    serving = (*_python(params, "serving_check.py"), business, params.model.name, str(longest), gate, str(patience_s))
     asked = (
-        http_section("answer", "POST", chat, _ANSWER_TIMEOUT_S, json.dumps(question), gate),
-        Section("serving", serving, _ANSWER_TIMEOUT_S + 60),
-        http_section("metrics", "GET", metrics, 5.0, "", gate),
+        Section("serving", serving, 2 * patience_s + 60),
+        http_section(params, "metrics", "GET", metrics, 5.0, "", gate),
     )
     address, port = params.master.service_ip, params.service.management_port
     return [

@@ -6,12 +6,13 @@ import hashlib
 from functools import partial
 from typing import TYPE_CHECKING
 
+from runbook_lib.twin.ascend_runtime import daemon_config, runtimes
 from runbook_lib.twin.container_options import UsageError
 from runbook_lib.twin.container_runtime import DOCKER_ROOT
 from runbook_lib.twin.tools.docker_call import SERVER_VERSION, Docker, DockerError, format_of
 from runbook_lib.twin.tools.docker_containers import kill, logs, ps, restart, rm, start, stop, top
 from runbook_lib.twin.tools.docker_format import template
-from runbook_lib.twin.tools.docker_images import image_inspect, images, load, pull, rmi
+from runbook_lib.twin.tools.docker_images import image_inspect, images, load, pull, rmi, tag_image
 from runbook_lib.twin.tools.docker_inspect import inspect
 from runbook_lib.twin.tools.docker_run import exec_command, run
 from runbook_lib.twin.tools.system import unit_active
@@ -90,8 +91,8 @@ async def _info(me: Docker, words: list[str]) -> Reply:
         "Name": me.node.name,
         "ServerVersion": SERVER_VERSION,
         "CgroupDriver": "systemd",
-        "DefaultRuntime": "runc",
-        "Runtimes": {"runc": {"path": "runc"}},
+        "DefaultRuntime": str(daemon_config(me.node).get("default-runtime", "runc")),
+        "Runtimes": runtimes(me.node),
         "LoggingDriver": "json-file",
     }
     if form := format_of(words):
@@ -104,7 +105,8 @@ async def _info(me: Docker, words: list[str]) -> Reply:
         f" Server Version: {SERVER_VERSION}",
         " Storage Driver: overlay2",
         " Cgroup Driver: systemd",
-        " Default Runtime: runc",
+        f" Runtimes: {' '.join(runtimes(me.node))}",
+        f" Default Runtime: {facts['DefaultRuntime']}",
         " OSType: linux",
         " Architecture: aarch64",
         f" Name: {me.node.name}",
@@ -120,6 +122,7 @@ _COMMANDS: dict[str, Callable[[Docker, list[str]], Awaitable[Reply]]] = {
     "images": images,
     "image-inspect": image_inspect,
     "rmi": rmi,
+    "tag": tag_image,
     "pull": pull,
     "run": run,
     "ps": ps,

@@ -41,7 +41,7 @@ async def load(me: Docker, words: list[str]) -> Reply:
             config = _member(tar, manifest["Config"]).read()
             image = {
                 "id": f"sha256:{hashlib.sha256(config).hexdigest()}",
-                "tags": list(manifest["RepoTags"]),
+                "tags": list(manifest["RepoTags"] or ()),
                 "config": json.loads(config),
             }
             await me.world.sleep(LOAD_S)
@@ -50,11 +50,31 @@ async def load(me: Docker, words: list[str]) -> Reply:
         raise DockerError("Error processing tar file(exit status 1): archive/tar: invalid tar header") from None
     except OSError as error:
         raise DockerError(f"Error processing tar file(exit status 1): {error.strerror}") from None
-    for other in me.images.values():
-        other["tags"] = [tag for tag in other["tags"] if tag not in image["tags"]]
-    me.images[image["id"]] = image
+    loaded = me.images.setdefault(image["id"], image | {"tags": []})
+    for tag in image["tags"]:
+        _name(me, loaded, tag)
     me.world.save()
-    return Reply(0, "".join(f"Loaded image: {tag}\n" for tag in image["tags"]))
+    said = "".join(f"Loaded image: {tag}\n" for tag in image["tags"])
+    return Reply(0, said or f"Loaded image ID: {image['id']}\n")
+
+
+def _name(me: Docker, image: dict[str, Any], tag: str) -> None:
+    """Give an image a name, and take it from the one that had it."""
+    for other in me.images.values():
+        other["tags"] = [each for each in other["tags"] if each != tag]
+    image["tags"].append(tag)
+
+
+async def tag_image(me: Docker, words: list[str]) -> Reply:
+    """Answer `docker tag`."""
+    if len(words) != 2:  # noqa: PLR2004 - which, and its name
+        raise DockerError("\"docker tag\" requires exactly 2 arguments.\nSee 'docker tag --help'.")
+    image = me.image(words[0])
+    if image is None:
+        raise DockerError(f"Error response from daemon: No such image: {words[0]}")
+    _name(me, image, words[1] if ":" in words[1].rpartition("/")[2] else f"{words[1]}:latest")
+    me.world.save()
+    return Reply(0)
 
 
 def _member(tar: tarfile.TarFile, name: str) -> Any:  # noqa: ANN401 - a binary file object
@@ -128,17 +148,27 @@ async def image_inspect(me: Docker, words: list[str]) -> Reply:
 
 
 async def rmi(me: Docker, words: list[str]) -> Reply:
-    """Answer `docker rmi`."""
+    """Answer `docker rmi`: one of several names goes, the image with the last."""
     out = ""
     for name in [word for word in words if not word.startswith("-")]:
         image = me.image(name)
         if image is None:
             raise DockerError(f"Error response from daemon: No such image: {name}")
+        short, by_name = image["id"][7:19], name in image["tags"]
+        if not by_name and len(image["tags"]) > 1:
+            raise DockerError(
+                f"Error response from daemon: conflict: unable to delete {short} (must be forced) - image is "
+                "referenced in multiple repositories"
+            )
+        if by_name and len(image["tags"]) > 1:
+            image["tags"].remove(name)
+            out += f"Untagged: {name}\n"
+            continue
         users = [record for record in me.runtime.containers(me.node).values() if record["image_id"] == image["id"]]
         if users:
             raise DockerError(
                 f'Error response from daemon: conflict: unable to remove repository reference "{name}" (must force) - '
-                f"container {users[0]['id'][:12]} is using its referenced image {image['id'][7:19]}"
+                f"container {users[0]['id'][:12]} is using its referenced image {short}"
             )
         del me.images[image["id"]]
         out += "".join(f"Untagged: {tag}\n" for tag in image["tags"]) + f"Deleted: {image['id']}\n"

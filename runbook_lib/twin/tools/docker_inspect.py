@@ -88,7 +88,7 @@ def _container_facts(record: dict[str, Any]) -> dict[str, Any]:
             "Init": record["init"],
             "IpcMode": "private",
             "Ulimits": [_ulimit(each) for each in record.get("ulimits", [])] or None,
-            "Runtime": "runc",
+            "Runtime": record.get("runtime", "runc"),
         },
         "Mounts": [
             {

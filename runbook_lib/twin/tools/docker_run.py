@@ -6,6 +6,7 @@ import asyncio
 import os
 from typing import Any
 
+from runbook_lib.twin.ascend_runtime import daemon_config, runtimes
 from runbook_lib.twin.container_options import RunOptions, UsageError, parse_run
 from runbook_lib.twin.container_runtime import ROOT_USERS
 from runbook_lib.twin.tools.docker_call import Docker, DockerError, log_bytes
@@ -32,6 +33,13 @@ async def run(me: Docker, words: list[str]) -> Reply:
         raise DockerError(
             f"Unable to find image '{name}' locally\n"
             f"docker: Error response from daemon: {no_registry(options.image)}.\nSee 'docker run --help'.",
+            125,
+        )
+    options.runtime = options.runtime or str(daemon_config(me.node).get("default-runtime", "runc"))
+    if options.runtime not in runtimes(me.node):
+        raise DockerError(
+            f"docker: Error response from daemon: unknown or invalid runtime name: {options.runtime}.\n"
+            "See 'docker run --help'.",
             125,
         )
     record = _record(me, options, image)
@@ -82,6 +90,7 @@ def _record(me: Docker, options: RunOptions, image: dict[str, Any]) -> dict[str,
         "shm": options.shm_bytes,
         "network": options.network,
         "privileged": options.privileged,
+        "runtime": options.runtime,
         "restart": options.restart,
         "user": options.user,
         "workdir": options.workdir,
