@@ -255,20 +255,26 @@ class Cluster:
         A job that is lost on a host that stayed connected was killed by somebody, and is left so. Raises
         HostUnreachable when a host does not come back within BACK_S.
         """
-        lost_at: float | None = None
+        dropped, gone_since = False, None
+
+        def seen(status: JobStatus) -> None:
+            nonlocal gone_since
+            gone_since = None
+            look(status)
+
         while True:
             try:
                 host.open()
-                status = wait_job(host, handle, deadline_s=job.deadline_s, poll_s=_POLL_S, on_progress=look)
-                if status.state is not JobState.LOST or lost_at is None:
+                status = wait_job(host, handle, deadline_s=job.deadline_s, poll_s=_POLL_S, on_progress=seen)
+                if status.state is not JobState.LOST or not dropped:
                     return status
                 for item in self._brought[host.target.name]:
                     host.upload(self._with_secret(item))
                 start_job(host, job, self._paths[host.target.name].work)
-                lost_at = None
+                dropped = False
             except HostUnreachable:
-                lost_at = lost_at or time.monotonic()
-                if time.monotonic() > lost_at + BACK_S:
+                dropped, gone_since = True, gone_since or time.monotonic()
+                if time.monotonic() > gone_since + BACK_S:
                     raise
                 look(None)
                 time.sleep(_POLL_S)
