@@ -40,9 +40,11 @@ printf "%s\n" "$mark"; printf "%s\n" "$mark" >&2
 finish() { printf "%s=end=%s\n" "$mark" "$1"; printf "%s=end=%s\n" "$mark" "$1" >&5; exit "$1"; }
 exec 3<&0 </dev/null 5>&2
 if [ "$size" -gt 0 ]; then
+  f=; trap 'rm -f "$f"; exit 129' HUP INT TERM
   f=$(mktemp /dev/shm/.runbook.XXXXXXXX 2>/dev/null) || f=$(mktemp) || finish 125
   if head -c "$size" <&3 >"$f" && [ "$(wc -c <"$f")" -eq "$size" ]; then exec 4<"$f"; rm -f "$f"
   else rm -f "$f"; echo "runbook: the input did not arrive whole" >&2; finish 125; fi
+  trap - HUP INT TERM
 else exec 4</dev/null; fi
 reap() {
   for f in /proc/[0-9]*/stat; do

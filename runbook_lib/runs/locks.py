@@ -226,6 +226,16 @@ def find_locks(cluster: Cluster) -> tuple[list[SeenLock], dict[str, str]]:
     return locks, {name: str(result.error) for name, result in results.items() if result.error is not None}
 
 
+def release_left(cluster: Cluster, events: EventLog, run_id: str) -> None:
+    """Give back the locks that a dead process of this run left: a stage that still holds takes none again."""
+    locks, _ = find_locks(cluster)
+    for lock in locks:
+        if lock.owner.token == run_id and holder_state(lock.owner) != "alive":
+            target = next(each for each in cluster.targets if each.name == lock.host)
+            release(cluster.connected(target), cluster.paths_of(lock.host).work, run_id)
+            events.append("lock_released", hosts=[lock.host], of=lock.owner, why="a dead process of this run left it")
+
+
 def break_lock(cluster: Cluster, lock: SeenLock, why: str) -> None:
     """Break somebody's lock on purpose, and record who did it, and whose it was. Raises RecordError when it is gone.
 

@@ -22,6 +22,7 @@ from runbook_lib.runs.events import EventLog
 from runbook_lib.runs.find import find_run
 from runbook_lib.runs.folder import all_runs, process_lives
 from runbook_lib.runs.history import read_params
+from runbook_lib.runs.locks import release_left
 from runbook_lib.runs.manifest import MANIFEST, SIGNATURE, unseal
 from runbook_lib.runs.results import read_result
 from runbook_lib.runs.runner import (
@@ -109,6 +110,7 @@ def resume(run: str, say: Say, *, yes: bool = False, approve: Sequence[str] = ()
         _refuse_second(cut, event)
         for line in told_lines(events.read(cut.folder.events)[known:]):
             say(line)
+        release_left(cluster, log, cut.folder.run_id)
         record_approval(log, options, params)
         _set_aside(cut)
         say(f"resuming {cut.folder.run_id}, mode {options.mode}: {cut.how}")
