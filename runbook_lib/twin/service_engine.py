@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from runbook_lib.capacity.engine import Engine, Step
 
 TWIN_CARD = HARDWARE["910b3"]
+PS_PER_US = 1_000_000
 TIMER_S = 0.001  # epoll counts whole ms and rounds up: the last one is waited for in turns of the loop
 # A burst is over when nothing came for so many real seconds (shortest, longest), or after so many times that
 BURST_QUIET_S, BURST_LULL_S, BURST_MOST = 0.002, 0.01, 20
@@ -82,10 +83,10 @@ class LiveEngine:
         """Free KV blocks of one dp group, the fullest; `config.blocks` when idle."""
         return min(group.free for group in self.engine.groups)
 
-    def submit(self, prompt_tokens: int, limit: int, stream: Stream) -> Request | None:
-        """Queue a request; None when it is refused, since 3 x maxLinkNum are in flight."""
+    def submit(self, prompt_tokens: int, limit: int, stream: Stream, came_s: float) -> Request | None:
+        """Queue a request that came at that time of the loop; None when 3 x maxLinkNum are in flight: it is refused."""
         self._newest_s = asyncio.get_running_loop().time()
-        request = Request(prompt_tokens, limit, self.now(), stream)
+        request = Request(prompt_tokens, limit, int(came_s * self.config.time_factor * PS), stream)
         if not self.engine.submit(request):
             return None
         if self._idle and not self._work.is_set():  # the first one wakes the engine; more of its burst move no clock
@@ -128,15 +129,12 @@ class LiveEngine:
             self._begin(wake)
 
     def _begin(self, wake: int) -> None:
-        """Let a burst count as having come all at once.
-
-        Clients sent before we read, and reading many requests takes a while: about half of the spread is our own, so
-        the moment lies between the first and the mean.
-        """
+        """Let a burst count as having come all at once, at the mean of its times."""
         engine = self.engine
         waiting = [request for group in engine.groups for request in group.waiting]
-        came = [request.queued for request in waiting if request.queued >= engine.now]
-        start = wake + (sum(came) // len(came) - min(came)) // 2 if came else wake
+        first = wake - engine.rules.max_queue_delay_us * PS_PER_US
+        came = [request.queued for request in waiting if request.queued >= first]
+        start = wake + sum(came) // len(came) - first if came else wake
         engine.wait_until(start)
         for request in waiting:
             request.arrived = min(request.arrived, start)

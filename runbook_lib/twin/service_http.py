@@ -18,7 +18,8 @@ from runbook_lib.twin.service_text import reasoning_length
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
+    from typing import SupportsIndex
 
     from runbook_lib.capacity.group import Request
     from runbook_lib.capacity.rules import Rules
@@ -64,6 +65,17 @@ class _Request:
     path: str
     body: bytes
     keep: bool
+    came_s: float  # when the last of it was there, by the loop's clock
+
+
+class _Reader(asyncio.StreamReader):
+    """Knows when its newest bytes came: the requests of a burst come together, but are read one after the other."""
+
+    came_s = 0.0
+
+    def feed_data(self, data: Iterable[SupportsIndex]) -> None:
+        self.came_s = asyncio.get_running_loop().time()
+        super().feed_data(data)
 
 
 class Service:
@@ -95,12 +107,17 @@ class Service:
         self._loop_task = asyncio.create_task(self.engine.run())
 
     async def _listen(self, address: str, port: int, planes: set[str]) -> asyncio.Server:
-        async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            await self._connection(reader, writer, planes)
+        def protocol() -> asyncio.StreamReaderProtocol:
+            reader = _Reader(limit=_HEAD_LIMIT)
+
+            async def connected(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+                await self._connection(reader, writer, planes)
+
+            return asyncio.StreamReaderProtocol(reader, connected)
 
         # planes that share a port share its certificate: the first of them that has one
         tls = next((self.config.tls[plane] for plane in sorted(planes) if plane in self.config.tls), None)
-        return await asyncio.start_server(connected, address, port, limit=_HEAD_LIMIT, backlog=1024, ssl=tls)
+        return await asyncio.get_running_loop().create_server(protocol, address, port, backlog=1024, ssl=tls)
 
     @property
     def ports(self) -> list[int]:
@@ -118,7 +135,7 @@ class Service:
         for server in self._servers:
             await server.wait_closed()
 
-    async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, planes: set[str]) -> None:
+    async def _connection(self, reader: _Reader, writer: asyncio.StreamWriter, planes: set[str]) -> None:
         task = asyncio.current_task()
         if task is not None:
             self._tasks.add(task)
@@ -211,7 +228,7 @@ class Service:
                 self.log(refused.log)
             _json(writer, refused.status, _error(refused.text, refused.kind))
             return
-        await self._run(completion, writer)
+        await self._run(completion, request.came_s, writer)
 
     def _admit(self, request: _Request) -> Completion:
         completion = parse_completion(request.body, self.config, chat=request.path.endswith("chat/completions"))
@@ -219,9 +236,9 @@ class Service:
             raise BadRequest(503, "The service is unhealthy.", "unavailable")
         return completion
 
-    async def _run(self, completion: Completion, writer: asyncio.StreamWriter) -> None:
+    async def _run(self, completion: Completion, came_s: float, writer: asyncio.StreamWriter) -> None:
         stream = _Stream(self, completion, writer)
-        request = self.engine.submit(completion.prompt_tokens, completion.limit, stream)
+        request = self.engine.submit(completion.prompt_tokens, completion.limit, stream, came_s)
         if request is None:
             self.metrics.failed += 1
             # the documentation says "refused"; the status code is an assumption
@@ -318,7 +335,7 @@ def _answer(writer: asyncio.StreamWriter, status: int, body: bytes, kind: str) -
     writer.write(head.encode("latin-1") + body)
 
 
-async def _read(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> _Request | None:
+async def _read(reader: _Reader, writer: asyncio.StreamWriter) -> _Request | None:
     """Return the next request, or None at the end of the connection."""
     try:
         head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
@@ -336,7 +353,8 @@ async def _read(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> _
             _json(writer, 413, _error("The request body is too large.", "validation"))
             return None
         body = await reader.readexactly(length)
-    return _Request(method, target.partition("?")[0], body, headers.get("connection", "").lower() != "close")
+    keep = headers.get("connection", "").lower() != "close"
+    return _Request(method, target.partition("?")[0], body, keep, reader.came_s)
 
 
 async def _read_chunked(reader: asyncio.StreamReader) -> bytes:
