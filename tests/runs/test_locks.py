@@ -6,13 +6,16 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from runbook_lib.errors import LockHeld
 from runbook_lib.remote import SeenLock
-from runbook_lib.runs.locks import explain, holder_state, local_lock, myself
+from runbook_lib.runs import events, locks
+from runbook_lib.runs.locks import explain, holder_state, local_lock, myself, release_left
+from runbook_lib.runs.redaction import Redactor
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -64,3 +67,27 @@ def test_a_lock_is_explained() -> None:
     assert "EXPIRED 5 s ago" in dead
     assert "is dead" in dead
     assert "without a readable expiry" in explain(SeenLock("node1", owner, 12, None))
+
+
+def test_a_resumed_run_gives_back_what_its_dead_processes_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only locks with the run's own token whose process is dead; each is recorded."""
+    dead = replace(myself("run-7", "stage service"), start=1)
+    seen = [
+        SeenLock("node1", dead, 30, 900),
+        SeenLock("node2", replace(dead, token="run-6"), 30, 900),
+        SeenLock("node3", myself("run-7", "stage service"), 30, 900),
+    ]
+    given_back: list[tuple[str, str]] = []
+    monkeypatch.setattr(locks, "find_locks", lambda _: (seen, {}))
+    monkeypatch.setattr(locks, "release", lambda host, _work, token: given_back.append((host, token)))
+    cluster: Any = SimpleNamespace(
+        targets=[SimpleNamespace(name=f"node{number}") for number in (1, 2, 3)],
+        connected=lambda target: target.name,
+        paths_of=lambda _: SimpleNamespace(work="/work"),
+    )
+    log = events.EventLog(tmp_path / "events.jsonl", Redactor())
+    release_left(cluster, log, "run-7")
+    assert given_back == [("node1", "run-7")]
+    assert [(event.kind, event.data["hosts"]) for event in events.read(tmp_path / "events.jsonl")] == [
+        ("lock_released", ["node1"])
+    ]
