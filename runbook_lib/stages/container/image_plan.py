@@ -10,12 +10,13 @@ import json
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
-from runbook_lib.model import Change, Command, Job, Subject, Upload
+from runbook_lib.model import Change, Command, Job, Subject
 from runbook_lib.stages.container.image import carried, loaded_as, obstacle, receivers, source_host, tar_of
 from runbook_lib.stages.container.probe import state_file
 from runbook_lib.stages.container.wanted import has_image
 from runbook_lib.stages.push import source
-from runbook_lib.stages.weights.probe import tool_file, tool_text
+from runbook_lib.stages.weights.plan import EXCHANGE_TOKEN, bring_secret, bring_tool
+from runbook_lib.stages.weights.probe import tool_file
 
 if TYPE_CHECKING:
     from runbook_lib.params import Host, HostPaths, Params
@@ -90,30 +91,8 @@ def _serve_changes(facts: ContainerFacts, params: Params, host: Host) -> list[Ch
     if not takers or host.name not in {at, *takers}:
         return []
     seen, paths, subject = facts.hosts[host.name], facts.paths[host.name], Subject(host.name)
-    changes = []
-    if not seen.tool_present:
-        changes.append(
-            Change(
-                subject=subject,
-                summary="put the downloader in place",
-                before="missing or of another version",
-                after=tool_file(paths),
-                action=Upload(tool_file(paths), tool_text(), mode=0o640),
-                undo=Command(("rm", "-f", tool_file(paths))),
-                phase=_UPLOAD,
-            )
-        )
-    changes.append(
-        Change(
-            subject=subject,
-            summary="bring the one-time token of the exchange between the hosts, until the downloader has read it",
-            before="none",
-            after=_token_file(paths),
-            action=Upload(_token_file(paths), "", mode=0o600, secret=_SECRET),
-            undo=Command(("rm", "-f", _token_file(paths))),
-            phase=_UPLOAD,
-        )
-    )
+    changes = [] if seen.tool_present else [bring_tool(subject, paths, _UPLOAD)]
+    changes.append(bring_secret(subject, EXCHANGE_TOKEN, _token_file(paths), _SECRET, _UPLOAD))
     right = tar_of(facts, params)
     size = (right.size or 0) / 1e9 if right is not None else 0.0
     job = Job("image-tar", _bring_argv(params, host, paths, at, takers), _BRING_DEADLINE_S, progress=True)

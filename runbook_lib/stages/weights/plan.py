@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from runbook_lib.stages.weights.facts import HostFacts, WeightsFacts
 
 _DEADLINE_S = 48 * 3600.0  # 1.3 TB at 10 MB/s
+EXCHANGE_TOKEN = "the one-time token of the exchange between the hosts"  # noqa: S105 - its name for people
 EXCHANGE_SECRET = "generated:weights-exchange"  # noqa: S105 - a reference; the value is made anew at each apply
 
 
@@ -57,16 +58,7 @@ def _fetch_changes(params: Params, host: Host, paths: HostPaths, facts: WeightsF
     seen, subject = facts.hosts[host.name], Subject(host.name)
     changes = []
     if not seen.tool_present:
-        changes.append(
-            Change(
-                subject=subject,
-                summary="put the downloader in place",
-                before="missing or of another version",
-                after=tool_file(paths),
-                action=Upload(tool_file(paths), tool_text(), mode=0o640),
-                undo=Command(("rm", "-f", tool_file(paths))),
-            )
-        )
+        changes.append(bring_tool(subject, paths))
     changes += _secrets(params, subject, paths)
     if not seen.entries:
         changes.append(
@@ -100,24 +92,40 @@ def _fetch_changes(params: Params, host: Host, paths: HostPaths, facts: WeightsF
     return changes
 
 
+def bring_tool(subject: Subject, paths: HostPaths, phase: int = 0) -> Change:
+    """Return the change that puts the downloader on a host."""
+    return Change(
+        subject=subject,
+        summary="put the downloader in place",
+        before="missing or of another version",
+        after=tool_file(paths),
+        action=Upload(tool_file(paths), tool_text(), mode=0o640),
+        undo=Command(("rm", "-f", tool_file(paths))),
+        phase=phase,
+    )
+
+
+def bring_secret(subject: Subject, what: str, place: str, reference: str, phase: int = 0) -> Change:
+    """Return the change that brings a secret to a host, as a file that the downloader removes once it has read it."""
+    return Change(
+        subject=subject,
+        summary=f"bring {what}, until the downloader has read it",
+        before="none",
+        after=place,
+        action=Upload(place, "", mode=0o600, secret=reference),
+        undo=Command(("rm", "-f", place)),
+        phase=phase,
+    )
+
+
 def _secrets(params: Params, subject: Subject, paths: HostPaths) -> list[Change]:
     """Bring the secrets of the transfer to the host: files that only root reads, removed by the downloader."""
     wanted = []
     if len(params.cluster.hosts) > 1:
-        wanted.append(("the one-time token of the exchange between the hosts", EXCHANGE_SECRET, exchange_token_file))
+        wanted.append((EXCHANGE_TOKEN, EXCHANGE_SECRET, exchange_token_file))
     if params.model.weights.source.token:
         wanted.append(("the source's token", params.model.weights.source.token, source_token_file))
-    return [
-        Change(
-            subject=subject,
-            summary=f"bring {what}, until the downloader has read it",
-            before="none",
-            after=place(paths),
-            action=Upload(place(paths), "", mode=0o600, secret=reference),
-            undo=Command(("rm", "-f", place(paths))),
-        )
-        for what, reference, place in wanted
-    ]
+    return [bring_secret(subject, what, place(paths), reference) for what, reference, place in wanted]
 
 
 def _job_argv(params: Params, host: Host, paths: HostPaths, facts: WeightsFacts) -> tuple[str, ...]:
