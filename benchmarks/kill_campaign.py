@@ -58,6 +58,7 @@ HOSTS = ("node1", "node2")
 _WAIT_S = 240.0
 _POLL_S = 0.05
 _OFF_S = 0.5
+_TRIES = 3
 # a file that its reader removes: whoever starts the reader again has to bring it again
 _USED_UP = "bring the one-time token"
 # done twice is right only when something else undid it in between: a reboot, or the stop of all daemons
@@ -125,8 +126,13 @@ class Campaign:
         seen: dict[Path, bytes] = {}
         for moment in moments:
             stage = STAGES[moment].name
-            if not self._reach(process, stage):
-                break  # the run ended before that stage began: another stage was cut and could not go on
+            for _ in range(_TRIES):
+                if self._reach(process, stage) or self._is_over():
+                    break
+                self._ended(process)  # a host that was lost is not up yet, or what was cut could not go on
+                process = self._resume()
+            if process.poll() is not None:
+                break
             time.sleep(self.random.random() * self._usual_s(stage))
             kind = self.random.choice(self.kinds)
             if process.poll() is not None:
@@ -140,7 +146,7 @@ class Campaign:
                 break
             process = self._resume()
         self._ended(process)
-        for _ in range(4):  # a host that was just lost may still be on its way up
+        for _ in range(_TRIES + 1):  # a host that was just lost may still be on its way up
             if self._is_over():
                 break
             process = self._resume()
