@@ -126,11 +126,7 @@ class Campaign:
         seen: dict[Path, bytes] = {}
         for moment in moments:
             stage = STAGES[moment].name
-            for _ in range(_TRIES):
-                if self._reach(process, stage) or self._is_over():
-                    break
-                self._ended(process)  # a host that was lost is not up yet, or what was cut could not go on
-                process = self._resume()
+            process = self._get_to(stage, process)
             if process.poll() is not None:
                 break
             time.sleep(self.random.random() * self._usual_s(stage))
@@ -226,6 +222,15 @@ class Campaign:
                     return True
             time.sleep(_POLL_S)
         return False
+
+    def _get_to(self, stage: str, process: subprocess.Popen[str]) -> subprocess.Popen[str]:
+        """Return the process in which the stage began; one that ended when the run did not get there."""
+        for _ in range(_TRIES):
+            if self._reach(process, stage) or self._is_over():
+                break
+            self._ended(process)  # a host that was lost is not up yet, or what was cut could not go on
+            process = self._resume()
+        return process
 
     def _usual_s(self, stage: str) -> float:
         """Return how long the stage took in this campaign so far, in s; a guess at first."""
