@@ -1,6 +1,6 @@
 """Who may change a cluster now: a lock on this machine that dies with its process, and one on every host.
 
-The host locks carry the run's id as their token: a resumed run takes those of its dead predecessor again. Nobody
+The host locks carry the run's id as their token: a resumed run gives back what its dead processes left. Nobody
 else's lock is broken by itself; the message explains it and says the exact command that breaks it on purpose.
 """
 
