@@ -58,7 +58,7 @@ class Totals:
 
 @dataclass
 class Engine:
-    """One instance. `now` is its clock in ps, moved by `finish` and `wait_until` only."""
+    """One instance. `now` is its clock in ps, moved by `finish` and `wait_until` only; `delay`: maxQueueDelay in ps."""
 
     rules: Rules
     times: Times
@@ -70,7 +70,7 @@ class Engine:
         self.groups = [Group(index, self.rules) for index in range(self.dp)]
         self.lobby: deque[Request] = deque()  # accepted, but all maxLinkNum links are taken
         self.linked = 0
-        self._delay = self.rules.max_queue_delay_us * _PS_PER_US
+        self.delay = self.rules.max_queue_delay_us * _PS_PER_US
         self._count = 0
         self._only = self.groups[0] if self.dp == 1 else None
 
@@ -162,7 +162,7 @@ class Engine:
         for group in self.groups:
             if self.rules.prefilled:
                 group.receive()
-            if group.wants_prefill(self.now, self._delay):
+            if group.wants_prefill(self.now, self.delay):
                 tokens, squares = group.admit()
                 largest, most_squares, total = max(largest, tokens), max(most_squares, squares), total + tokens
         if not total:
@@ -203,7 +203,7 @@ class Engine:
             if self.rules.support_select_batch and group.live:
                 steps = min(steps, group.rounds_to_prefill())
             else:
-                due = group.waiting[0].queued + self._delay
+                due = group.waiting[0].queued + self.delay
                 if due > self.now and (until is None or due < until):
                     until = due
         if until is None or steps <= 1:
@@ -255,7 +255,7 @@ class Engine:
 
         Never, with requests waiting and nothing running, is the recompute dead end: the queue's head does not fit.
         """
-        due = [group.waiting[0].queued + self._delay for group in self.groups if group.waiting]
+        due = [group.waiting[0].queued + self.delay for group in self.groups if group.waiting]
         later = [time for time in due if time > self.now]
         return min(later) if later else None
 

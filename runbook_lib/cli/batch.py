@@ -7,7 +7,6 @@ from typing import Annotated
 import typer
 
 from runbook_lib.cli.base import SIGINT_EXIT, SIGTERM_EXIT, Json, Override, Stages, app, emit, overrides_of, say
-from runbook_lib.cli.runs import kernels
 
 
 @app.command()
@@ -23,7 +22,9 @@ def batch(  # noqa: PLR0913, PLR0917 - the options of one command
     as_json: Json = False,
 ) -> None:
     """Run many clusters side by side, each with a record of its own; one that fails does not stop the others."""
-    with kernels(override):  # a params file that cannot be read is one cluster's failure, not the batch's
+    from runbook_lib.runs.kernels.fork_server import preloaded
+
+    with preloaded():  # a params file that cannot be read is one cluster's failure, not the batch's
         from runbook_lib.runs.batch import run_batch
         from runbook_lib.runs.runner import RunOptions
 

@@ -115,7 +115,7 @@ def resume(
     as_json: Json = False,
 ) -> None:
     """Continue a run that was cut: what it did is checked again, the rest is done. Asks for approval anew."""
-    with kernels([]):
+    with preloaded():
         from runbook_lib.runs.resume import resume as go_on
 
         outcome = go_on(run, say, yes=yes, approve=approve, why=why)

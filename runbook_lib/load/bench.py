@@ -7,6 +7,7 @@ from contextlib import nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from runbook_lib.load.binding import STARVED
 from runbook_lib.load.prompts import endpoint
 from runbook_lib.load.store import Stored, point_key
 
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
     from runbook_lib.load.store import Store
 
 _TELL_EVERY_S = 5.0
-# Above this share of the time without a core, fewer clients would not help.
-_STARVED = 0.2
 _FLAT = ("ttft", "itl", "tpot")
 
 
@@ -136,7 +135,7 @@ def _next_command(spec: PointSpec, point: Point) -> str:
     if point.errors or point.warmup_errors:
         target = endpoint(spec.url)
         return f"curl -sS -i {target.scheme}://{target.authority}{target.path.replace('/chat/completions', '/models')}"
-    if point.client_waited_share > _STARVED:
+    if point.client_waited_share > STARVED:
         return "ps -eo pid,pcpu,comm --sort=-pcpu | head   # what takes the CPU; then the same command again"
     return (
         f"runbook bench --url {spec.url} --model {spec.model} --concurrency {max(1, spec.concurrency // 2)} "

@@ -12,7 +12,7 @@ _FULL = 0.95
 _NEAR = 0.9
 _FLAT = 1.1
 _HALF = 0.5
-_STARVED = 0.2
+STARVED = 0.2  # above this share of the time without a core, fewer clients would not help
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,7 @@ def _client_failed(point: Mapping[str, Any]) -> bool:
     """Whether the point failed by its client: late, or without a core while requests were missing."""
     if point["ok"]:
         return False
-    waited = float(point.get("client_waited_share", 0.0)) > _STARVED and not any(point.get("errors", {}).values())
+    waited = float(point.get("client_waited_share", 0.0)) > STARVED and not any(point.get("errors", {}).values())
     return "load generator" in str(point["reason"]) or waited
 
 

@@ -77,6 +77,25 @@ def beside(points: Sequence[Mapping[str, Any]], reference: Reference) -> dict[st
     }
 
 
+def side_by_side(comparison: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return each common level of what `beside` gave as `concurrency` and three `cells`: throughput, TTFT, decode.
+
+    A cell has the reference's value, the measured one (None where unknown) and their change; s and ms.
+    """
+    rows = {row["concurrency"]: row for row in comparison.get("rows", [])}
+    measures = (("output_tokens_per_s", "output_tokens_per_s"), ("ttft_s", "ttft"), ("decode_ms", "decode"))
+    result = []
+    for each in comparison["differences"]:
+        row = rows.get(each["concurrency"], {})
+        cells = []
+        for name, change in measures:
+            known, by = row.get(name), each[change]
+            measured = None if known is None or by is None else known * (1 + by)
+            cells.append({"known": known, "measured": measured, "change": by})
+        result.append({"concurrency": each["concurrency"], "cells": cells})
+    return result
+
+
 def _row(point: Mapping[str, Any]) -> dict[str, Any]:
     ttft, tpot = point["ttft_ms"], point["tpot_ms"]
     return {

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from runbook_lib.load.reference import side_by_side
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
@@ -53,22 +55,16 @@ def differences_text(comparisons: Sequence[Mapping[str, Any]]) -> str:
         lines.append(f"beside {each['name']} ({each['source']}):")
         if not each["differences"]:
             lines.append("  no level in common")
-        rows = {row["concurrency"]: row for row in each["rows"]}
-        for row in each["differences"]:
-            known = rows.get(row["concurrency"], {})
-            parts = (
-                ("tok/s", known.get("output_tokens_per_s"), row["output_tokens_per_s"]),
-                ("first token s", known.get("ttft_s"), row["ttft"]),
-                ("decode ms", known.get("decode_ms"), row["decode"]),
-            )
-            lines.append(f"  {row['concurrency']:5d} clients: " + ", ".join(_beside(*part) for part in parts))
+        for level in side_by_side(each):
+            parts = zip(("tok/s", "first token s", "decode ms"), level["cells"], strict=True)
+            lines.append(f"  {level['concurrency']:5d} clients: " + ", ".join(_beside(*part) for part in parts))
     return "".join(f"{line}\n" for line in lines)
 
 
-def _beside(name: str, known: float | None, change: float | None) -> str:
-    if known is None or change is None:
-        return f"{name} {_percent(change)}"
-    return f"{name} {known * (1 + change):.4g} instead of {known:.4g} ({_percent(change)})"
+def _beside(name: str, cell: Mapping[str, Any]) -> str:
+    if cell["measured"] is None:
+        return f"{name} {_percent(cell['change'])}"
+    return f"{name} {cell['measured']:.4g} instead of {cell['known']:.4g} ({_percent(cell['change'])})"
 
 
 def answers_text(answers: Mapping[str, Any]) -> str:

@@ -47,6 +47,7 @@ class Job:
     A job is keyed by a digest of its content: a second start attaches to the first.
     wait: False for a service that stays; the job then counts as done once it runs.
     progress: the job's log holds lines `PROGRESS <done> <total> <unit>`, which are shown while it runs.
+    afterwards: what a job with progress still does when all is there, for people; "" for nothing.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Job:
     deadline_s: float
     wait: bool = True
     progress: bool = False
+    afterwards: str = ""
 
 
 Action = Command | Upload | Job

@@ -302,6 +302,11 @@ class Benchmark(StrictModel):
         outputs = self.grid_output_tokens or [self.output_tokens]
         return [(each, out) for each in inputs for out in outputs]
 
+    @property
+    def grid_level(self) -> int:
+        """The concurrency of the grid."""
+        return self.grid_concurrency or max(self.concurrency)
+
 
 class Preflight(StrictModel):
     """What hosts shall be. `systems`: id and beginning of the version, as /etc/os-release names them."""

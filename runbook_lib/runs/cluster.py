@@ -19,7 +19,7 @@ from runbook_lib.params.secrets import SecretValue, resolve
 from runbook_lib.remote import Host, JobState, Target, fan_out, start_job, wait_job
 from runbook_lib.runs.pace import Pace
 from runbook_lib.runs.redaction import redactor_of
-from runbook_lib.stages import HostProbe, Probes, Stage, weights
+from runbook_lib.stages import HostProbe, Probes, Stage
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -37,7 +37,6 @@ _BUSY = "hccn_tool is busy"
 _BUSY_TRIES = 10
 _POLL_S = 0.5
 _EARLY_END_S = 2.0
-_SERVES = "this host has everything; it serves the other hosts and waits until they have it too"
 BACK_S = 900.0  # a server with 8 cards boots in 5 to 10 minutes
 _SHOWN_CHARACTERS = 400
 
@@ -217,8 +216,7 @@ class Cluster:
         work = self._paths[host.target.name].work
         handle = start_job(host, job, work, restart=True)
         log = f"{handle.directory}/log"
-        exchanged = job.name == weights.NAME and len(self.params.cluster.hosts) > 1
-        pace = Pace(afterwards=_SERVES if exchanged else "")
+        pace = Pace(afterwards=job.afterwards)
 
         def look(status: JobStatus | None) -> None:
             if stop.is_set():

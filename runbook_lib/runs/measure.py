@@ -159,9 +159,8 @@ def sweep(params: Params, folder: RunFolder, events: EventLog) -> Measured:
 
 def _grid(params: Params, store: Store, events: EventLog) -> list[dict[str, Any]]:
     benchmark, bed = params.benchmark, _Bed(params, store, events)
-    level = benchmark.grid_concurrency or max(benchmark.concurrency)
     for inputs, outputs in benchmark.grid:
-        bed(replace(level_spec(params, level), input_tokens=inputs, output_tokens=outputs), 1)
+        bed(replace(level_spec(params, benchmark.grid_level), input_tokens=inputs, output_tokens=outputs), 1)
     return list(bed.points.values())
 
 
@@ -179,7 +178,7 @@ def _measured(params: Params, store: Store, spec: PointSpec, repeat: int) -> tup
     before = _known(store, key)
     if before is not None:
         return before, True
-    scraper = Scraper(f"{base_url(params, params.service.metrics_port)}/metrics")
+    scraper = Scraper(f"{base_url(params, params.service.metrics_port)}/metrics", ca_file=spec.ca_file)
     cards = CardSampler(targets(params, project_root()))
     with ExitStack() as beside:
         beside.enter_context(scraper)

@@ -110,8 +110,7 @@ def _asked(params: Params) -> list[Place]:
     lengths = (benchmark.input_tokens, benchmark.output_tokens)
     repeats = range(1, benchmark.repeats + 1)
     sweep = [(*lengths, level, repeat) for level in benchmark.concurrency for repeat in repeats]
-    level = benchmark.grid_concurrency or max(benchmark.concurrency)
-    return list(dict.fromkeys([*sweep, *((*pair, level, 1) for pair in benchmark.grid)]))
+    return list(dict.fromkeys([*sweep, *((*pair, benchmark.grid_level, 1) for pair in benchmark.grid)]))
 
 
 def _place(point: Mapping[str, Any], params: Params) -> Place:

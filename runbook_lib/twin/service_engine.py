@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from runbook_lib.capacity.engine import Engine, Step
 
 TWIN_CARD = HARDWARE["910b3"]
-PS_PER_US = 1_000_000
 TIMER_S = 0.001  # epoll counts whole ms and rounds up: the last one is waited for in turns of the loop
 # A burst is over when nothing came for so many real seconds (shortest, longest), or after so many times that
 BURST_QUIET_S, BURST_LULL_S, BURST_MOST = 0.002, 0.01, 20
@@ -132,7 +131,7 @@ class LiveEngine:
         """Let a burst count as having come all at once, at the mean of its times."""
         engine = self.engine
         waiting = [request for group in engine.groups for request in group.waiting]
-        first = wake - engine.rules.max_queue_delay_us * PS_PER_US
+        first = wake - engine.delay
         came = [request.queued for request in waiting if request.queued >= first]
         start = wake + sum(came) // len(came) - first if came else wake
         engine.wait_until(start)

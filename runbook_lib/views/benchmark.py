@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
+from runbook_lib.load.reference import side_by_side
 from runbook_lib.views.figures import distribution_figure, latency_figure, length_heatmap, throughput_figure
 from runbook_lib.views.html import embed, render
 from runbook_lib.views.points import point_views
@@ -71,7 +72,7 @@ def benchmark_html(
             sweeps=said.get("sweeps", []),
             repeated=[level for level in said.get("levels", []) if level["repeats"] > 1],
             comparisons=[
-                each | {"beside": beside(each)} for each in said.get("comparisons", []) if each["differences"]
+                each | {"beside": side_by_side(each)} for each in said.get("comparisons", []) if each["differences"]
             ],
             calibration=said.get("calibration"),
             slo=said.get("slo"),
@@ -81,22 +82,6 @@ def benchmark_html(
             figures=[Markup(picture) for picture in pictures],  # noqa: S704 - our own SVG
         )
     )
-
-
-def beside(comparison: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return each common level as cells: the reference's value, the measured one, their change; None where unknown."""
-    rows = {row["concurrency"]: row for row in comparison.get("rows", [])}
-    measures = (("output_tokens_per_s", "output_tokens_per_s"), ("ttft_s", "ttft"), ("decode_ms", "decode"))
-    result = []
-    for each in comparison["differences"]:
-        row = rows.get(each["concurrency"], {})
-        cells = []
-        for name, change in measures:
-            known, by = row.get(name), each[change]
-            measured = None if known is None or by is None else known * (1 + by)
-            cells.append({"known": known, "measured": measured, "change": by})
-        result.append({"concurrency": each["concurrency"], "cells": cells})
-    return result
 
 
 def bounds(slo: Mapping[str, Any]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import pytest
 
@@ -92,8 +92,11 @@ def test_archived_points_of_a_run_and_of_a_bench_folder(tmp_path: Path) -> None:
 class _Beside:
     """Stands for the scraper and the card sampler."""
 
-    def __init__(self, *_: object) -> None:
-        pass
+    authorities: ClassVar[list[str]] = []  # the CA files that were given to scrapers
+
+    def __init__(self, *_: object, ca_file: str | None = None) -> None:
+        if ca_file is not None:
+            self.authorities.append(ca_file)
 
     def __enter__(self) -> Self:
         return self
@@ -143,6 +146,26 @@ def test_a_run_measures_repeats_search_and_grid_once(tmp_path: Path, monkeypatch
     assert [line.split(":")[0] for line in said["not_measured"]] == ["tokenizer and detokenizer times"]
     assert said["calibration"]["next_command"] == f"runbook capacity calibrate params/demo.yaml {folder.path}"
     assert said["levels"][0]["output_tokens_per_s"]["repeats"] == 2
+
+
+def test_the_metrics_are_read_with_the_ca_of_the_service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An https service with an authority of its own: load and metrics are verified by the same file."""
+    more = {"service.https": True, "service.ca_file": str(tmp_path / "ca.pem"), "benchmark.concurrency": [4]}
+    params = load_params(project_root() / "params" / "demo.yaml", more)
+    asked: list[PointSpec] = []
+
+    def run_point(spec: PointSpec) -> Point:
+        asked.append(spec)
+        return Point.from_json(_point(spec.concurrency))
+
+    monkeypatch.setattr(measure, "run_point", run_point)
+    monkeypatch.setattr(_Beside, "authorities", [])
+    for name in ("Scraper", "CardSampler"):
+        monkeypatch.setattr(measure, name, _Beside)
+    folder = RunFolder(tmp_path / "run")
+    folder.path.mkdir()
+    measure.sweep(params, folder, EventLog(folder.path / "events.jsonl", Redactor(())))
+    assert [spec.ca_file for spec in asked] == _Beside.authorities == [str(tmp_path / "ca.pem")]
 
 
 def test_what_is_not_measured_is_named(params: Params, tmp_path: Path) -> None:

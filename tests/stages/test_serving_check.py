@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from runbook_lib.stages.push import source
+from runbook_lib.stages.push import bundle
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -83,7 +83,7 @@ def server() -> Iterator[str]:
 
 def asked(base: str) -> dict[str, Any]:
     """Run the check as a host does."""
-    argv = [sys.executable, "-c", source("serving_check.py"), base, "m", "100", f"{base}/ready", "1"]
+    argv = [sys.executable, "-c", bundle("serving_check.py"), base, "m", "100", f"{base}/ready", "1"]
     ran = subprocess.run(argv, capture_output=True, text=True, check=True, timeout=30)
     said: dict[str, Any] = json.loads(ran.stdout)
     return said

@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING
 
 from runbook_lib.ascend.images import image_version
 from runbook_lib.stages.container.wanted import has_image
+from runbook_lib.stages.weights.room import MARGIN
 
 if TYPE_CHECKING:
     from runbook_lib.params import Params
     from runbook_lib.stages.container.facts import Carried, ContainerFacts, Tar
-
-MARGIN = 1.02  # of the disk, as the downloader asks for
 
 
 def needing(facts: ContainerFacts, params: Params) -> list[str]:

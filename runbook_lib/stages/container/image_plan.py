@@ -15,7 +15,7 @@ from runbook_lib.stages.container.image import carried, loaded_as, obstacle, rec
 from runbook_lib.stages.container.probe import state_file
 from runbook_lib.stages.container.wanted import has_image
 from runbook_lib.stages.push import source
-from runbook_lib.stages.weights.plan import EXCHANGE_TOKEN, bring_secret, bring_tool
+from runbook_lib.stages.weights.plan import EXCHANGE_TOKEN, SERVES, bring_secret, bring_tool
 from runbook_lib.stages.weights.probe import tool_file
 
 if TYPE_CHECKING:
@@ -95,7 +95,8 @@ def _serve_changes(facts: ContainerFacts, params: Params, host: Host) -> list[Ch
     changes.append(bring_secret(subject, EXCHANGE_TOKEN, _token_file(paths), _SECRET, _UPLOAD))
     right = tar_of(facts, params)
     size = (right.size or 0) / 1e9 if right is not None else 0.0
-    job = Job("image-tar", _bring_argv(params, host, paths, at, takers), _BRING_DEADLINE_S, progress=True)
+    argv = _bring_argv(params, host, paths, at, takers)
+    job = Job("image-tar", argv, _BRING_DEADLINE_S, progress=True, afterwards=SERVES)
     if host.name == at:
         summary = f"give {paths.image_tar} to {', '.join(takers)}"
         before, after, back = "only read here", "unchanged", Command(("rm", "-f", state_file(paths)))

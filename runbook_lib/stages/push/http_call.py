@@ -1,8 +1,8 @@
 """Make one HTTP request from a host and print what came as one line of JSON.
 
 Usage: http_call.py METHOD URL TIMEOUT_S [BODY [GATE]]. With GATE the request is made only when a GET of GATE answers
-200. RUNBOOK_CA holds the CA that an https service is verified by. Given to `python3 -c`; standard library only,
-Python 3.7 or newer.
+200. RUNBOOK_CA holds the CA that an https service is verified by. Given to `python3 -c`, and imported by
+serving_check.py; standard library only, Python 3.7 or newer.
 """
 
 import http.client
@@ -58,4 +58,5 @@ def main():
     print(json.dumps(said))
 
 
-main()
+if __name__ == "__main__":
+    main()

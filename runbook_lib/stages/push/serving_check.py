@@ -2,45 +2,26 @@
 
 Usage: serving_check.py BASE_URL MODEL LONGEST_INPUT GATE TIMEOUT_S. Nothing is asked unless a GET of GATE answers 200,
 and nothing more when the first answer has not come in TIMEOUT_S: a service that hangs is waited for once.
-RUNBOOK_CA holds the CA that an https service is verified by. Given to `python3 -c`; standard library only, Python 3.7
-or newer.
+RUNBOOK_CA holds the CA that an https service is verified by. Given to `python3 -c` with http_call.py; standard library
+only, Python 3.7 or newer.
 """
 
-import http.client
 import json
-import os
-import ssl
 import sys
-import urllib.error
-import urllib.request
 
-GATE_TIMEOUT_S = 3.0
+from http_call import GATE_TIMEOUT_S, call
+
 TOKENS = 8
 QUESTION = "Which planet is the third from the sun? Answer in one word."
 QUESTION_TOKENS = 32
 REFUSED = (400, 413, 422)
 
 
-def trusted():
-    """Return the TLS context: the CA of the environment, and without one no verification."""
-    if os.environ.get("RUNBOOK_CA"):
-        return ssl.create_default_context(cadata=os.environ["RUNBOOK_CA"])
-    return ssl._create_unverified_context()  # noqa: S323, SLF001 - the host asks its own service
-
-
 def send(url, timeout, body=None):
-    """Return (status, text); status is 0 when no answer came."""
-    data = None if body is None else json.dumps(body).encode("utf-8")
-    request = urllib.request.Request(url, data=data, headers={"Content-Type": "application/json"})
-    https = urllib.request.HTTPSHandler(context=trusted())
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), https)
-    try:
-        with opener.open(request, timeout=timeout) as answer:
-            return answer.status, answer.read().decode("utf-8", "replace")
-    except urllib.error.HTTPError as error:
-        return error.code, error.read().decode("utf-8", "replace")
-    except (OSError, ValueError, http.client.HTTPException) as error:
-        return 0, str(error) or type(error).__name__
+    """Return what http_call.py says of one question."""
+    if body is None:
+        return call("GET", url, timeout)
+    return call("POST", url, timeout, json.dumps(body).encode("utf-8"))
 
 
 def events(text):
@@ -126,20 +107,20 @@ def main():
     """Ask everything, unless the service is not ready, or does not answer."""
     base, model, longest, gate = sys.argv[1:5]
     timeout = float(sys.argv[5])
-    if send(gate, GATE_TIMEOUT_S)[0] != 200:
+    if send(gate, GATE_TIMEOUT_S)["status"] != 200:
         print(json.dumps({"error": "not asked: " + gate + " does not answer 200"}))
         return
     message = {"role": "user", "content": QUESTION}
     first = {"model": model, "messages": [message], "max_tokens": QUESTION_TOKENS, "stream": False}
-    status, text = send(base + "/v1/chat/completions", timeout, first)
-    answer = {"status": status, "body": text if status else "", "error": "" if status else text}
-    if status == 0:
+    answer = send(base + "/v1/chat/completions", timeout, first)
+    if answer["status"] == 0:
         error = "not asked: the first question had no answer in %.0f s" % timeout
         print(json.dumps({"answer": answer, "error": error}))
         return
     checks = []
     for name, path, body, judge, expected in questions(model, int(longest)):
-        status, text = send(base + path, timeout, body)
+        said = send(base + path, timeout, body)
+        status, text = said["status"], said["body"] or said["error"]
         try:
             ok, said = judge(status, text)
         except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:

@@ -8,7 +8,7 @@ from runbook_lib.errors import UsageError
 from runbook_lib.model import ProbeScript, Section
 from runbook_lib.params import resolve_path
 from runbook_lib.stages import logs
-from runbook_lib.stages.push import source
+from runbook_lib.stages.push import bundle, source
 
 if TYPE_CHECKING:
     from runbook_lib.params import Host, HostPaths, Params
@@ -34,7 +34,7 @@ def in_container(params: Params, *argv: str) -> tuple[str, ...]:
 
 def _python(params: Params, name: str) -> tuple[str, ...]:
     """Return the beginning of a command that asks the service: over https it verifies by the CA that params name."""
-    run = ("python3", "-c", source(name))
+    run = ("python3", "-c", bundle(name))
     if not (params.service.https and params.service.ca_file):
         return run
     place = resolve_path(params.service.ca_file)

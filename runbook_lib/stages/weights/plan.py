@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from runbook_lib.stages.weights.facts import HostFacts, WeightsFacts
 
 _DEADLINE_S = 48 * 3600.0  # 1.3 TB at 10 MB/s
+SERVES = "this host has everything; it serves the other hosts and waits until they have it too"
 EXCHANGE_TOKEN = "the one-time token of the exchange between the hosts"  # noqa: S105 - its name for people
 EXCHANGE_SECRET = "generated:weights-exchange"  # noqa: S105 - a reference; the value is made anew at each apply
 
@@ -83,7 +84,13 @@ def _fetch_changes(params: Params, host: Host, paths: HostPaths, facts: WeightsF
             summary=summary,
             before=f"{missing} files missing or not verified, {left:.2f} GB to come" if files else "not listed yet",
             after="every file verified",
-            action=Job("weights", _job_argv(params, host, paths, facts), _DEADLINE_S, progress=True),
+            action=Job(
+                "weights",
+                _job_argv(params, host, paths, facts),
+                _DEADLINE_S,
+                progress=True,
+                afterwards=SERVES if len(params.cluster.hosts) > 1 else "",
+            ),
             irreversible="downloaded weights are kept",
             phase=1,
             fixes=("WGT-MISSING", "WGT-SYMLINK", "WGT-INCOMPLETE", "WGT-POINTER", "WGT-SAME", "WGT-SOURCE", "WGT-DISK"),
