@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import shlex
 import signal
@@ -194,19 +195,19 @@ def timed(work: Callable[[], None]) -> float:
     return time.perf_counter() - began
 
 
-def outside(argv: list[str], folder: Path, environment: dict[str, str]) -> float | None:
-    """Return how long another tool takes, None when it fails."""
+def outside(argv: list[str], folder: Path, environment: dict[str, str]) -> float:
+    """Return how long another tool takes in s, infinity when it fails: nothing is shown then."""
     began = time.perf_counter()
     try:
         done = subprocess.run(
             argv, cwd=folder, env=os.environ | environment, capture_output=True, check=False, timeout=LIMIT_S
         )
     except subprocess.TimeoutExpired:
-        return None
-    return time.perf_counter() - began if done.returncode == 0 else None
+        return math.inf
+    return time.perf_counter() - began if done.returncode == 0 else math.inf
 
 
-def ansible(program: str, params: Params, lines: dict[str, list[str]], folder: Path) -> float | None:
+def ansible(program: str, params: Params, lines: dict[str, list[str]], folder: Path) -> float:
     """Run the script by ansible's raw module."""
     ssh = params.cluster.ssh
     options = f"ansible_port={ssh.port} ansible_user={ssh.user} ansible_ssh_private_key_file={home() / str(ssh.key)}"
@@ -228,7 +229,7 @@ def ansible(program: str, params: Params, lines: dict[str, list[str]], folder: P
     return outside([program, "-i", "inventory.ini", "play.json"], folder, settings)
 
 
-def pyinfra(program: str, params: Params, lines: dict[str, list[str]], folder: Path) -> float | None:
+def pyinfra(program: str, params: Params, lines: dict[str, list[str]], folder: Path) -> float:
     """Run the script by pyinfra's shell operation."""
     ssh = params.cluster.ssh
     nodes = [
@@ -288,6 +289,7 @@ def measure(hosts: int, given: argparse.Namespace, folder: Path) -> bool:
     file = folder / "params" / "speed.yaml"
     file.write_text(params_text(hosts, given.network), encoding="utf-8")
     os.environ["RUNBOOK_HOME"] = str(folder)
+    tools = (("ansible", given.ansible, ansible), ("pyinfra", given.pyinfra, pyinfra))
     runbook("twin", "up", str(file))
     try:
         params = load_params(file)
@@ -295,28 +297,28 @@ def measure(hosts: int, given: argparse.Namespace, folder: Path) -> bool:
         probes = Cluster(params, folder).probe(stage("gateway"))
         lines = {host.name: commands_of(params, host, probes[host.name].paths) for host in params.cluster.hosts}
         own, plain_loop = [], []
-        for _ in range(given.rounds):
+        others: dict[str, list[float]] = {name: [] for name, program, _ in tools if program}
+        for _ in range(given.rounds):  # all in every round, so that what else the machine does meets all alike
             plain_loop.append(timed(lambda: batched(params, lines)))
             own.append(timed(lambda: ours(params)))
+            for name, program, tool in tools:
+                if program:
+                    others[name].append(tool(program, params, lines, folder))
         slow = single(params, lines)
-        others = {
-            name: tool(program, params, lines, folder)
-            for name, program, tool in (("ansible", given.ansible, ansible), ("pyinfra", given.pyinfra, pyinfra))
-            if program
-        }
     finally:
         runbook("twin", "down", str(file))
-    return report(hosts, len(next(iter(lines.values()))), min(own), min(plain_loop), slow, others)
+    best = {name: min(seconds) for name, seconds in others.items()}
+    return report(hosts, len(next(iter(lines.values()))), min(own), min(plain_loop), slow, best)
 
 
 def report(  # noqa: PLR0913, PLR0917 - what was measured
-    hosts: int, reads: int, own: float, plain_loop: float, slow: float, others: dict[str, float | None]
+    hosts: int, reads: int, own: float, plain_loop: float, slow: float, others: dict[str, float]
 ) -> bool:
     """Print a row and say whether the goals hold."""
     ratio, gain = own / plain_loop, slow / own
     good = ratio <= BATCHED_GOAL and gain >= SINGLE_GOAL
-    said = [f"{name} {'failed' if seconds is None else f'{seconds:.2f} s'}" for name, seconds in others.items()]
-    good = good and all(seconds is None or seconds > own for seconds in others.values())
+    said = [f"{name} {'failed' if math.isinf(seconds) else f'{seconds:.2f} s'}" for name, seconds in others.items()]
+    good = good and all(own < seconds < math.inf for seconds in others.values())
     print(
         f"{hosts:>3} hosts x {reads} reads: ours {own:.2f} s, batched loop {plain_loop:.2f} s (x{ratio:.2f}), "
         f"one at a time {slow:.1f} s (x{gain:.1f} faster)",
