@@ -24,13 +24,14 @@ from runbook_lib.errors import LoadError
 from runbook_lib.load import machine, prompts, sockets
 from runbook_lib.load.record import Clock, Record, Trace
 from runbook_lib.load.slot import Slot, Stock
-from runbook_lib.load.stream import Answer
+from runbook_lib.load.stream import PLAIN_ASCII, Answer, is_plain
 from runbook_lib.load.workload import split
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from runbook_lib.load.spec import PointSpec
+    from runbook_lib.load.stream import Shapes
     from runbook_lib.load.tls import Tls
     from runbook_lib.load.workload import Workload
 
@@ -89,8 +90,8 @@ class Client:
         at_first = min(self._most, _OPEN_AT_FIRST) if spec.open_loop else self._most
         self._slots = [Slot() for _ in range(at_first)]
         self._by_fd: dict[int, Slot] = {}
-        # by fd, while plain reads of an answer may take the short way: receive, the answer's quick, the slot
-        self._hot: dict[int, tuple[Any, Callable[[bytes, int], bool], Slot]] = {}
+        # by fd, while plain reads of an answer may take the short way: receive, the slot, the answer's short way
+        self._hot: dict[int, tuple[Any, Slot, Shapes, bytes, bytes, Callable[[int], None]]] = {}
         self._connecting: dict[Slot, int] = {}  # until when; oldest first
         self._idle: deque[Slot] = deque()
         self._timeouts: deque[tuple[int, Record, Slot]] = deque()
@@ -282,7 +283,7 @@ class Client:
                 self._handle(fd, events)
                 self._relaunch()
                 continue
-            receive, quick, slot = short
+            receive, slot, shapes, prefix, end_mark, append = short
             try:
                 data, ancillary, _, _ = receive(size, room)
                 seconds, nanoseconds = unpack(ancillary[0][2])
@@ -300,7 +301,15 @@ class Client:
             wall_ns = seconds * _BILLION + nanoseconds
             stamp_ns = wall_ns - wall_minus_mono
             now_ns = clock()
-            if stamp_ns <= now_ns and quick(data, stamp_ns):
+            size_line, start, begin, end = shapes[len(data)]
+            if (
+                stamp_ns <= now_ns
+                and data.startswith(size_line)
+                and data.startswith(prefix, start)
+                and data.endswith(end_mark)
+                and (PLAIN_ASCII(data, begin, end) or is_plain(data[begin:end]))
+            ):
+                append(stamp_ns)
                 note(now_ns - stamp_ns)
                 continue
             if data:
@@ -374,7 +383,7 @@ class Client:
                 self._finish(slot, reusable=answer.reusable)
             elif slot.wire is not None and slot.wire.receive is not None:
                 if answer.between:
-                    self._hot[slot.wire.fd] = (slot.wire.receive, answer.quick, slot)
+                    self._hot[slot.wire.fd] = (slot.wire.receive, slot, *answer.short_way())
                 else:
                     self._hot.pop(slot.wire.fd, None)
 

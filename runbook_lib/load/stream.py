@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 import httptools
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from runbook_lib.load.record import Record
 
 # DeepSeek-R1 thinks aloud in `reasoning_content` (`reasoning` in newer servers): those are tokens as well.
@@ -21,10 +23,8 @@ CHANNELS = ("content", "reasoning_content", "reasoning")
 _LONGEST_EVENT = 16 * 1024 * 1024
 _Shape = tuple[bytes, int, int, int]
 _IMPOSSIBLE: _Shape = (b"\x00", 0, 0, 0)
-# Shared by all answers whose events are as long around their text: thousands of answers are read at once.
-_SHAPES: dict[tuple[int, int], dict[int, _Shape]] = {}
-# What stands inside a JSON string without any escape; other scripts take the longer way of _is_plain.
-_PLAIN_ASCII = re.compile(rb"[ !#-\[\]-~]+").fullmatch
+# What stands inside a JSON string without any escape; other scripts take the longer way of is_plain.
+PLAIN_ASCII = re.compile(rb"[ !#-\[\]-~]+").fullmatch
 _DETAIL = 300
 _LAST = b"\r\n0\r\n\r\n"  # the end of a chunk, and of a chunked body
 _OK = 200
@@ -32,12 +32,41 @@ _BAD_ENDS = frozenset({"abort", "cancelled", "error"})
 _FINAL_STATUS = 200
 
 
+class Shapes(dict[int, _Shape]):
+    """By the length of a read that is exactly one HTTP chunk with one event of the learned shape, what it looks like.
+
+    A shape: the chunk's size line, and where the event, its text and its end begin. The read starts with the size
+    line, has the learned prefix at the event and ends with the learned end; the text between must be plain.
+    """
+
+    def __init__(self, prefix: int, chunk_end: int) -> None:
+        super().__init__()
+        self._prefix, self._chunk_end = prefix, chunk_end
+
+    def __missing__(self, size: int) -> _Shape:
+        """Work out the shape of a read of this whole length."""
+        shape = _IMPOSSIBLE
+        for digits in (2, 3):
+            body, start = size - digits - 4, digits + 2
+            text_end = size - self._chunk_end
+            if len(b"%x" % max(body, 0)) == digits and start + self._prefix < text_end:
+                shape = (b"%x\r\n" % body, start, start + self._prefix, text_end)
+        self[size] = shape
+        return shape
+
+
+ShortWay = tuple[Shapes, bytes, bytes, "Callable[[int], None]"]
+# Shared by all answers whose events are as long around their text: thousands of answers are read at once.
+_SHAPES: dict[tuple[int, int], Shapes] = {}
+_NOTHING_LEARNED = Shapes(0, 0)
+
+
 class Answer:
     """Read one HTTP response into its record. After `feed`, `done` says that the answer is over.
 
     `held`: what its last read says has not been looked at yet; `conclude` does it, when the connection is busy again.
     `reusable`: the connection may carry another request. `between`: the next bytes begin a new chunk and a new event,
-    of which one has been learned, so `quick` may be tried. keep_text: collect the answer in `text`, for a next turn.
+    of which one has been learned, so `short_way` holds. keep_text: collect the answer in `text`, for a next turn.
     """
 
     __slots__ = (
@@ -61,7 +90,7 @@ class Answer:
         self._prefix = b""
         self._suffix = b""
         self._chunk_end = b""  # the learned suffix with the ends of event and chunk
-        self._shapes: dict[int, _Shape] = {}  # length of a chunk: its size line, where event, text and end begin
+        self._shapes = _NOTHING_LEARNED
         self.between = False
         self._append = record.events.append
         self._parser: Any = httptools.HttpResponseParser(self)
@@ -96,32 +125,9 @@ class Answer:
         for block in held:
             self._event(block)
 
-    def quick(self, data: bytes, now_ns: int) -> bool:
-        """Take a read that is exactly one HTTP chunk with one event of the learned shape; False: feed it instead.
-
-        Only while `between`. Written for speed: nearly every read of a load passes here.
-        """
-        shape = self._shapes.get(len(data))
-        if shape is None:
-            shape = self._shape(len(data))
-        size, start, begin, end = shape
-        if not data.startswith(size) or not data.startswith(self._prefix, start) or not data.endswith(self._chunk_end):
-            return False
-        if _PLAIN_ASCII(data, begin, end) is None and not _is_plain(data[begin:end]):
-            return False
-        self._append(now_ns)
-        return True
-
-    def _shape(self, size: int) -> _Shape:
-        """Return the size line of a chunk of this whole length, and where its parts lie."""
-        for digits in (2, 3):
-            body = size - digits - 4
-            if len(b"%x" % max(body, 0)) == digits and len(self._prefix) + len(self._suffix) + 2 < body:
-                start = digits + 2
-                shape = (b"%x\r\n" % body, start, start + len(self._prefix), size - len(self._chunk_end))
-                self._shapes[size] = shape
-                return shape
-        return _IMPOSSIBLE
+    def short_way(self) -> ShortWay:
+        """Return what a read must be to count as a token without being parsed: see `Shapes`. Only while `between`."""
+        return self._shapes, self._prefix, self._chunk_end, self._append
 
     def end_of_stream(self, now_ns: int) -> None:
         """Conclude from the closed connection; it was closed at `now_ns`."""
@@ -221,7 +227,7 @@ class Answer:
             prefix
             and block.startswith(prefix)
             and block.endswith(suffix)
-            and _is_plain(block[len(prefix) : -len(suffix)])
+            and is_plain(block[len(prefix) : -len(suffix)])
         ):
             self._append(self._now)
             return
@@ -319,7 +325,10 @@ class Answer:
         if b"\\" not in block[begin:end]:
             self._prefix, self._suffix = block[:begin], block[end:]
             self._chunk_end = self._suffix + b"\n\n\r\n"
-            self._shapes = _SHAPES.setdefault((len(self._prefix), len(self._chunk_end)), {})
+            lengths = len(self._prefix), len(self._chunk_end)
+            if lengths not in _SHAPES:
+                _SHAPES[lengths] = Shapes(*lengths)
+            self._shapes = _SHAPES[lengths]
 
     def _complete(self, *, reusable: bool) -> None:
         record = self.record
@@ -346,7 +355,7 @@ class Answer:
         self.reusable = reusable
 
 
-def _is_plain(text: bytes) -> bool:
+def is_plain(text: bytes) -> bool:
     """Whether this cannot leave the JSON string that it stands in: not empty, printable, no quote, no backslash."""
     if not text or b'"' in text or b"\\" in text:
         return False

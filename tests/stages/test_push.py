@@ -409,20 +409,21 @@ def test_a_port_that_is_in_use_is_waited_for(mirror: Mirror, tmp_path: Path) -> 
 
 
 def test_a_job_that_is_started_again_knows_who_was_done(mirror: Mirror, tmp_path: Path) -> None:
-    """Its peer had everything, said so, and left: there is nobody to wait for. Another transfer knows nothing."""
+    """A host is cut as its job ends: the others have left, nobody is waited for. Another transfer knows nothing."""
     hosts = [f"{NETWORK}.{number}" for number in (82, 83)]
-    argv = command(mirror, tmp_path, 0, hosts, free_port(hosts[0]))
-    transfer = hashlib.sha256(f"done {TOKEN}".encode()).hexdigest()
-    record = tmp_path / "work" / "state.done"
-    record.write_text(json.dumps({"transfer": transfer, "done": [hosts[1]]}), encoding="utf-8")
-    with running([*argv, "--peer-patience", "0.1"]) as process:
+    port = free_port(hosts[0])
+    argvs = [command(mirror, tmp_path / str(number), number, hosts, port) for number in range(2)]
+    with running(argvs[0]) as first, running(argvs[1]) as second:
+        said = [process.communicate(timeout=DEADLINE_S)[0] for process in (first, second)]
+    assert all("DONE 7 files" in text and "LEFT-ALONE" not in text for text in said)
+    token = tmp_path / "0" / "work" / "token"
+    token.write_text(TOKEN, encoding="utf-8")
+    with running(argvs[0]) as process:
         text = process.communicate(timeout=DEADLINE_S)[0]
     assert process.returncode == 0, text
     assert "LEFT-ALONE" not in text
-    assert not record.exists()
-    (tmp_path / "work" / "token").write_text("another transfer", encoding="utf-8")
-    record.write_text(json.dumps({"transfer": transfer, "done": [hosts[1]]}), encoding="utf-8")
-    with running([*argv, "--patience", "1"]) as process:
+    token.write_text("another transfer", encoding="utf-8")
+    with running([*argvs[0], "--patience", "1"]) as process:
         text = process.communicate(timeout=DEADLINE_S)[0]
     assert "LEFT-ALONE" in text
 

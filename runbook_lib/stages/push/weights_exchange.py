@@ -16,7 +16,7 @@ import urllib.parse
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from hub_list import Refused
-from weights_store import CHUNK, say
+from weights_store import CHUNK, say, write_record
 
 HEADER = "X-Runbook-Token"
 PORT_WAIT_S = 120.0  # a connection that was closed holds its port for 60 s (TIME_WAIT)
@@ -197,7 +197,11 @@ class Exchange:
         return hashlib.sha256(("done " + self.token.value).encode("utf-8")).hexdigest()
 
     def _recorded(self):
-        """Return the hosts that said in this transfer that they have everything: a restarted job still knows."""
+        """Return the hosts that said in this transfer that they have everything.
+
+        The record is kept when the job ends: one that is cut before its end is known is started again, and would wait
+        for peers that have left. Another transfer has another token, so it does not believe it.
+        """
         try:
             said = json.loads(self._record.read_text(encoding="utf-8"))
             return set(said["done"]) if said["transfer"] == self._transfer() else set()
@@ -209,14 +213,7 @@ class Exchange:
         with self._lock:
             if address not in self.done:
                 self.done.add(address)
-                self._record.parent.mkdir(parents=True, exist_ok=True)
-                said = {"transfer": self._transfer(), "done": sorted(self.done)}
-                self._record.write_text(json.dumps(said), encoding="utf-8")
-
-    def forget(self):
-        """Remove the record: the transfer is over."""
-        if self._record.exists():
-            self._record.unlink()
+                write_record(self._record, {"transfer": self._transfer(), "done": sorted(self.done)})
 
     def have(self):
         """Return the files that a peer can take here, with their sums."""

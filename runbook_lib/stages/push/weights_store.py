@@ -24,6 +24,17 @@ def say(line):
     sys.stdout.flush()
 
 
+def write_record(path, record):
+    """Write a JSON file that is whole after a power loss: the old one or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".new")
+    with open(str(temporary), "w", encoding="utf-8") as stream:
+        stream.write(json.dumps(record, sort_keys=True))  # dump() is ten times slower
+        stream.flush()
+        os.fsync(stream.fileno())
+    os.replace(str(temporary), str(path))
+
+
 class Progress:
     """Prints `PROGRESS done total bytes` at most once a second."""
 
@@ -188,19 +199,13 @@ class Store:
                 self._write()
 
     def _write(self):
-        self.state.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self.state.with_suffix(".new")
         record = {
             "files": list(self.listing.values()),
             "commit": self.commit,
             "verified": self.verified,
             "etags": self._etags,
         }
-        with open(str(temporary), "w", encoding="utf-8") as stream:
-            stream.write(json.dumps(record, sort_keys=True))  # dump() is ten times slower
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(str(temporary), str(self.state))
+        write_record(self.state, record)
 
     def missing(self):
         """Return the names that are not verified yet."""

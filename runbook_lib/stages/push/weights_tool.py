@@ -228,7 +228,6 @@ class Work:
         if self.exchange:
             self.say_done()
             self.exchange.close()
-            self.exchange.forget()
         say("DONE %d files" % len(store.verified))
 
     def guarded(self, task, fetcher):
