@@ -24,7 +24,7 @@ from runbook_lib.errors import LoadError
 from runbook_lib.load import machine, prompts, sockets
 from runbook_lib.load.record import Clock, Record, Trace
 from runbook_lib.load.slot import Slot, Stock
-from runbook_lib.load.stream import PLAIN_ASCII, Answer, is_plain
+from runbook_lib.load.stream import LAST, PLAIN_ASCII, Answer, is_plain
 from runbook_lib.load.workload import split
 
 if TYPE_CHECKING:
@@ -49,6 +49,8 @@ _FINE_S = 0.002
 _OPEN_AT_FIRST = 64
 # With fewer connections ready at once there is time for what may wait.
 _FEW = 32
+# How long reads are looked into before the loop turns to the connections again.
+_DIGEST_NS = 4_000_000
 # Building one request takes less.
 _BUILD_NS = 50_000
 _PROGRESS_EVERY_NS = _BILLION // 2
@@ -104,6 +106,7 @@ class Client:
         self._closed: Workload | None = None  # the same, while clients send as soon as they are free
         self._records: list[Record] = []
         self._stock: Stock | None = None
+        self._reads: deque[tuple[Slot, sockets.Wire, bytes, int]] = deque()  # stamped, not looked into yet
         self._ended: list[tuple[Record, Answer]] = []  # what came last on them is still to be read
         self._timeout_ns = int(spec.timeout_s * _BILLION)
         self._next = self._count = self._zero_ns = self._flying = 0
@@ -220,7 +223,7 @@ class Client:
 
     def _nap_s(self) -> float:
         """How long to let reads gather: none where it would cost accuracy."""
-        if self._unstamped or not self._lateness or len(self._slots) < _NAP_FROM:
+        if self._reads or self._unstamped or not self._lateness or len(self._slots) < _NAP_FROM:
             return 0.0
         if self._answers:
             return min(_NAP_LONGEST_S, _NAP_SHARE * self._answer_ns / self._answers / _BILLION)
@@ -263,6 +266,7 @@ class Client:
         if waited or not self._ready_since_ns:
             self._ready_since_ns = now_ns
         self._serve(ready)
+        self._digest(time.monotonic_ns() + _DIGEST_NS)
         if len(ready) < _FEW or len(self._ended) > len(self._slots):
             self._conclude_ended()
         self._ready_since_ns = now_ns
@@ -290,13 +294,13 @@ class Client:
             except BlockingIOError:
                 continue
             except OSError:
-                self._ended_by_peer(slot)
+                self._closed_by_peer(slot)
                 continue
             except (IndexError, struct.error):  # no stamp, or something else beside the data
                 if data:
                     self._take(slot, data, 0)
                 else:
-                    self._ended_by_peer(slot)
+                    self._closed_by_peer(slot)
                 continue
             wall_ns = seconds * _BILLION + nanoseconds
             stamp_ns = wall_ns - wall_minus_mono
@@ -315,8 +319,7 @@ class Client:
             if data:
                 self._take(slot, data, wall_ns)
             else:
-                self._ended_by_peer(slot)
-            self._relaunch()
+                self._closed_by_peer(slot)
 
     def _relaunch(self) -> None:
         """Let a client that has just become free send at once: in a closed loop its next request waits for nobody."""
@@ -324,6 +327,8 @@ class Client:
             self._launch_due(self._closed)
 
     def _patience_s(self, now_ns: int) -> float:
+        if self._reads:
+            return 0.0
         while self._timeouts and self._timeouts[0][1].end_ns:
             self._timeouts.popleft()
         deadline_ns = now_ns + int(_LONGEST_POLL_S * _BILLION)
@@ -354,13 +359,14 @@ class Client:
             if events & ~select.EPOLLOUT:
                 self._take(slot, *wire.read())
         except sockets.Closed:
-            self._ended_by_peer(slot)
+            self._closed_by_peer(slot)
         self._watch(slot)
 
     def _take(self, slot: Slot, data: bytes, wall_ns: int) -> None:
+        """Stamp what came, and keep it for `_digest`: were it looked into now, a burst would spoil the next stamps."""
         now_ns = time.monotonic_ns()
-        answer, record = slot.answer, slot.record
-        if answer is None or record is None:
+        wire, record = slot.wire, slot.record
+        if wire is None or record is None:
             if data:  # an answer that nobody asked for
                 self._drop(slot)
             return
@@ -375,17 +381,40 @@ class Client:
             self._unstamped += 1
             self._lateness.append(now_ns - max(record.start_ns, min(now_ns, self._ready_since_ns)))
         if data:
+            self._reads.append((slot, wire, data, stamp_ns))
+            self._hot.pop(wire.fd, None)  # what comes next comes after this
+            if data.endswith(LAST):  # a client that is free waits for nobody
+                self._digest()
+
+    def _digest(self, until_ns: int = 0) -> None:
+        """Look into the reads in their order, until that time; clients that become free go on at once."""
+        behind = len(self._reads) > len(self._slots)  # then it is the reads' turn, and the client's lateness shows it
+        while self._reads and (behind or not until_ns or time.monotonic_ns() < until_ns):
+            slot, wire, data, stamp_ns = self._reads.popleft()
+            answer, record = slot.answer, slot.record
+            if slot.wire is not wire:  # it has failed meanwhile
+                continue
+            if answer is None or record is None:
+                self._drop(slot)
+                continue
             answer.feed(data, stamp_ns, hold=True)
             if answer.held:
                 self._ended.append((record, answer))
                 self._free(slot, reusable=answer.reusable)
+                self._relaunch()
             elif answer.done:
                 self._finish(slot, reusable=answer.reusable)
-            elif slot.wire is not None and slot.wire.receive is not None:
-                if answer.between:
-                    self._hot[slot.wire.fd] = (slot.wire.receive, slot, *answer.short_way())
-                else:
-                    self._hot.pop(slot.wire.fd, None)
+                self._relaunch()
+            elif answer.between and wire.receive is not None:
+                self._hot[wire.fd] = (wire.receive, slot, *answer.short_way())
+
+    def _closed_by_peer(self, slot: Slot) -> None:
+        """Take the end of a connection that was found by reading."""
+        wire = slot.wire
+        self._digest()  # what came before the end
+        if slot.wire is wire:
+            self._ended_by_peer(slot)
+            self._relaunch()
 
     def _ended_by_peer(self, slot: Slot) -> None:
         if slot.answer is None:
@@ -397,6 +426,8 @@ class Client:
     def _expire(self, now_ns: int) -> None:
         while self._timeouts and (self._timeouts[0][1].end_ns or self._timeouts[0][0] <= now_ns):
             _, record, slot = self._timeouts.popleft()
+            if not record.end_ns and slot.record is record:
+                self._digest()  # what came in time counts
             if not record.end_ns and slot.record is record:
                 self._fail(slot, "timeout", f"no whole answer within {self._spec.timeout_s:g} s", now_ns)
         for slot, deadline_ns in list(self._connecting.items()):

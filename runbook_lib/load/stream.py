@@ -26,7 +26,7 @@ _IMPOSSIBLE: _Shape = (b"\x00", 0, 0, 0)
 # What stands inside a JSON string without any escape; other scripts take the longer way of is_plain.
 PLAIN_ASCII = re.compile(rb"[ !#-\[\]-~]+").fullmatch
 _DETAIL = 300
-_LAST = b"\r\n0\r\n\r\n"  # the end of a chunk, and of a chunked body
+LAST = b"\r\n0\r\n\r\n"  # the end of a chunk, and of a chunked body
 _OK = 200
 _BAD_ENDS = frozenset({"abort", "cancelled", "error"})
 _FINAL_STATUS = 200
@@ -98,7 +98,7 @@ class Answer:
     def feed(self, data: bytes | memoryview, now_ns: int, *, hold: bool = False) -> None:
         """Take bytes that arrived at `now_ns`. hold: of what may be the last read, only HTTP is parsed at once."""
         self._now = now_ns
-        self._hold = hold and self.text is None and data[-len(_LAST) :] == _LAST
+        self._hold = hold and self.text is None and data[-len(LAST) :] == LAST
         try:
             self._parser.feed_data(data)
             self.between = self.between and not self._tail and data[-2:] == b"\r\n"
