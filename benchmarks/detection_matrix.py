@@ -341,6 +341,7 @@ def _remedy(bench: Bench, cases: list[Injected], seen: Seen, done: list[str]) ->
         elif case.fault.remedy == "command":
             problems += _shown_commands(bench, case, seen, done)
     if any(case.fault.remedy == "run" for case in cases):
+        bench.wait_up()  # a command shown above may have been a reboot
         bench.apply(seen)
         done.append("run")
     return problems

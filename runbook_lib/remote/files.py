@@ -18,7 +18,8 @@ _READ_TIMEOUT_S = 30.0
 _OWNER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(:[A-Za-z0-9_][A-Za-z0-9_.-]*)?")
 
 # A link is followed, so that it stays one. The temp dir stands beside the target: a move within one file system is
-# atomic. Owner and mode are set before the move, so nobody ever sees the file without them.
+# atomic. Owner and mode are set before the move, so nobody ever sees the file without them. A TERM comes twice, as in
+# a probe.
 _UPLOAD = r"""
 path=$(readlink -m -- "$1") || exit 1
 mode=$2 owner=$3 want=$4 dir=${path%/*}
@@ -26,15 +27,17 @@ dir=${dir:-/}
 [ -d "$dir" ] || { echo "the directory $dir does not exist" >&2; exit 66; }
 [ ! -d "$path" ] || { echo "$path is a directory" >&2; exit 66; }
 umask 077
-tmp=$(mktemp -d "$dir/.runbook.XXXXXXXX") || exit 73
+tmp=$dir/.runbook.$$
 trap 'rm -rf "$tmp"' EXIT
-trap 'exit 1' HUP INT TERM
+trap 'trap "" HUP INT TERM; exit 1' HUP INT TERM
+mkdir "$tmp" || exit 73
 cat >"$tmp/new" || exit 74
 have=$(sha256sum <"$tmp/new") || exit 74
 [ "${have%% *}" = "$want" ] || { echo "the content arrived with another sha256: ${have%% *}" >&2; exit 74; }
 [ -z "$owner" ] || chown -- "$owner" "$tmp/new" || exit 77
 chmod -- "$mode" "$tmp/new" || exit 77
 sync "$tmp/new" 2>/dev/null
+trap "" HUP INT TERM
 mv -fT -- "$tmp/new" "$path"
 """
 

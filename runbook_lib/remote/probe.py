@@ -30,17 +30,23 @@ _KILL_AFTER_S = 1
 #: /proc/uptime counts hundredths of a second.
 _CLOCK_STEP_S = 0.02
 
-# /dev/shm first: a full disk must not turn into empty output. PIPE is trapped because our side may be gone.
+# /dev/shm first: a full disk must not turn into empty output. PIPE is trapped because our side may be gone. The name
+# of the temp dir is known before it is made, and what cleans up cannot be interrupted: `timeout` passes a TERM on to
+# all of its group, so it comes twice, and to the `rm` as well.
 _HEAD = (
     ENVIRONMENT
     + r"""
 umask 077
 p= d=
-clean() { [ -z "$p" ] || kill -s KILL -- "-$p" 2>/dev/null; [ -z "$d" ] || rm -rf "$d"; }
+clean() {
+  [ -z "$p" ] || { kill -s KILL -- "-$p" "$p"; wait "$p"; } 2>/dev/null
+  [ -z "$d" ] || rm -rf "$d"
+}
 trap clean EXIT
-trap 'exit 1' HUP INT TERM PIPE
+trap 'trap "" HUP INT TERM PIPE; exit 1' HUP INT TERM PIPE
 for t in /dev/shm "${TMPDIR:-/tmp}" /run /var/tmp; do
-  d=$(mktemp -d "$t/.runbook.XXXXXXXX" 2>/dev/null) || { d=; continue; }
+  d=$t/.runbook.$D
+  mkdir "$d" 2>/dev/null || { rmdir "$d" 2>/dev/null; d=; continue; }
   { echo probe >"$d/o"; } 2>/dev/null && [ -s "$d/o" ] && break
   rm -rf "$d"; d=
 done
@@ -124,7 +130,10 @@ def compile_script(sections: tuple[Section, ...], nonce: str) -> str:
         f"section {index} {max(each.timeout_s, 0.001):.3f} {shlex.quote(each.unit or '-')} {shlex.join(each.argv)}"
         for index, each in enumerate(sections)
     ]
-    return "\n".join([f"N={nonce} M={MAX_SECTION_OUTPUT + 1}", _HEAD.strip(), *calls, ""])
+    # not the nonce itself: others on the host can read the name
+    name = hashlib.sha256(nonce.encode()).hexdigest()[:16]
+    settings = f"N={nonce} D={name} M={MAX_SECTION_OUTPUT + 1}"
+    return "\n".join([settings, _HEAD.strip(), *calls, 'trap "" HUP INT TERM PIPE', ""])
 
 
 def _find(data: bytes, nonce: str, index: int, start: int) -> tuple[_Frame | None, int]:

@@ -29,7 +29,8 @@ ENVIRONMENT = f'LC_ALL=C; PATH="$PATH:{EXTRA_PATH}"; export LC_ALL PATH'
 
 # Exit codes 124 and 137 are those of `timeout`; 143 is that of a command that got our TERM. Then whatever is left
 # of the session is killed: `timeout` itself leaves grandchildren that ignore TERM, or moved to another group.
-# Stdin goes through an unlinked file: a command never starts on half of its input.
+# Stdin goes through an unlinked file: a command never starts on half of its input. Whoever hangs up while the file is
+# made is heard a moment later, as the end of the input.
 _WRAPPER = (
     r"""
 mark=$1 limit=$2 grace=$3 size=$4; shift 4
@@ -40,8 +41,9 @@ printf "%s\n" "$mark"; printf "%s\n" "$mark" >&2
 finish() { printf "%s=end=%s\n" "$mark" "$1"; printf "%s=end=%s\n" "$mark" "$1" >&5; exit "$1"; }
 exec 3<&0 </dev/null 5>&2
 if [ "$size" -gt 0 ]; then
-  f=; trap 'rm -f "$f"; exit 129' HUP INT TERM
+  trap "" HUP INT TERM
   f=$(mktemp /dev/shm/.runbook.XXXXXXXX 2>/dev/null) || f=$(mktemp) || finish 125
+  trap 'rm -f "$f"; exit 129' HUP INT TERM
   if head -c "$size" <&3 >"$f" && [ "$(wc -c <"$f")" -eq "$size" ]; then exec 4<"$f"; rm -f "$f"
   else rm -f "$f"; echo "runbook: the input did not arrive whole" >&2; finish 125; fi
   trap - HUP INT TERM

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
+import subprocess
 import threading
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -175,7 +180,21 @@ def test_keys_are_unique(host: Host) -> None:
 
 def test_no_writable_temp_dir_is_said(host: Host) -> None:
     """Then every section is without result: an empty output would be taken for an answer."""
-    text = compile_script((Section("a", ("true",)),), "n" * 32).replace("mktemp -d", "false")
+    text = compile_script((Section("a", ("true",)),), "n" * 32).replace('mkdir "$d"', "false")
     result = host.run(["sh"], 5, stdin=text.encode())
     assert (result.stdout, result.exit_code) == ("", 73)
     assert "no temp dir" in result.stderr
+
+
+@pytest.mark.parametrize("number", range(20))
+def test_an_end_that_comes_twice_leaves_nothing(number: int) -> None:
+    """Our `reap` ends every process of the session, and `timeout` passes it on: the `rm` of the end is hit as well."""
+    text = compile_script(tuple(Section(str(each), ("true",)) for each in range(50)), f"{number:032x}")
+    argv = ["timeout", "20", "sh", "-c", text]
+    with subprocess.Popen(argv, stdout=subprocess.DEVNULL, start_new_session=True) as process:
+        time.sleep(number / 200)
+        for pid in (process.pid, -process.pid):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGTERM)
+    name = text.partition(" D=")[2].split()[0]
+    assert not Path("/dev/shm", f".runbook.{name}").exists()
