@@ -12,6 +12,7 @@ import json
 import os
 import select
 import socket
+import struct
 import sys
 import time
 from dataclasses import dataclass, field
@@ -19,6 +20,9 @@ from dataclasses import dataclass, field
 _HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
 _BUSY = b"HTTP/1.1 503 Busy\r\nContent-Length: 4\r\n\r\nbusy"
 _END = b"e\r\ndata: [DONE]\n\n\r\n0\r\n\r\n"
+
+
+_SO_TIMESTAMPNS = 35  # asm-generic/socket.h
 
 
 @dataclass
@@ -85,6 +89,7 @@ class Server:
             except BlockingIOError:
                 return
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            sock.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
             sock.setblocking(False)  # noqa: FBT003 - as above
             self._connections[sock.fileno()] = _Connection(sock)
             self._epoll.register(sock, select.EPOLLIN)
@@ -97,11 +102,11 @@ class Server:
 
     def _read(self, connection: _Connection) -> None:
         try:
-            data = connection.sock.recv(65536)
+            data, ancillary, _, _ = connection.sock.recvmsg(65536, 64)
         except BlockingIOError:
             return
         except OSError:
-            data = b""
+            data, ancillary = b"", []
         if not data:
             self._close(connection)
             return
@@ -111,7 +116,7 @@ class Server:
         if not found or len(body) < size:
             return
         connection.data = body[size:]
-        now_ns = time.monotonic_ns()
+        now_ns = _arrived_ns(ancillary)
         request = _Request(now_ns, json.loads(body[:size])["max_tokens"], len(self._log) + 1)
         self._log.append(request)
         if self._options.bad and request.number % self._options.bad_every == 0:
@@ -176,6 +181,14 @@ class Server:
 def _wrapped(value: object) -> bytes:
     data = b"data: " + json.dumps(value).encode() + b"\n\n"
     return b"%x\r\n%s\r\n" % (len(data), data)
+
+
+def _arrived_ns(ancillary: list[tuple[int, int, bytes]]) -> int:
+    """Return when the kernel received the request: this loop may be late when many come at once."""
+    now_ns, wall_ns = time.monotonic_ns(), time.time_ns()
+    [(_, _, stamp)] = ancillary
+    seconds, nanoseconds = struct.unpack("qq", stamp)
+    return now_ns - (wall_ns - (int(seconds) * 1_000_000_000 + int(nanoseconds)))
 
 
 def _chunk(number: int, done: int, burst: int, channel: str, *, last: bool) -> bytes:
