@@ -41,7 +41,7 @@ def bench_report(
         *(reference.beside(points, other) for other in others),
     ]
     failures = [
-        {"seen": f"concurrency {point['concurrency']}: {point['reason']}", "next_command": "measure this point again"}
+        {"seen": f"concurrency {point['concurrency']}: {point['reason']}", "next_command": _again(Path(folder), point)}
         for point in points
         if not point["ok"]
     ]
@@ -56,6 +56,21 @@ def bench_report(
         print(points_text({"points": points, "failures": failures, "answers": answers}))
         print(differences_text(answers["comparisons"]) + answers_text(answers), end="")
     raise typer.Exit(0 if not failures else 1)
+
+
+def _again(folder: Path, point: dict[str, Any]) -> str:
+    """Return the command that measures a point again, as far as what is archived knows it."""
+    import shlex
+
+    from runbook_lib.load.store import Store
+
+    if not (folder / "points").is_dir():
+        return f"runbook run params/{shlex.quote(folder.resolve().parent.name)}.yaml --mode apply --stage benchmark"
+    spec = next(each.spec for each in Store(folder).all() if each.point == point)
+    names = ("url", "model", "concurrency", "requests", "input_tokens", "output_tokens")
+    asked = spec | {f"{end}_tokens": spec[f"{end}_lengths"] or spec[f"{end}_tokens"] for end in ("input", "output")}
+    words = [word for name in names for word in (f"--{name.replace('_', '-')}", str(asked[name]))]
+    return shlex.join(["runbook", "bench", *words, "--out", str(folder)])
 
 
 def _page(points: list[dict[str, Any]], answers: dict[str, Any]) -> str:

@@ -49,11 +49,17 @@ def test_one_point_is_one_line(serve: Serve) -> None:
     assert len(mock.bodies) == 3, "no warm-up was asked for"
 
 
-def test_a_service_that_fails_is_exit_one(serve: Serve) -> None:
-    """With every error counted by its class."""
-    code, value = _bench(*_target(serve(manner="http_500")), "--concurrency", "2", "--requests", "4", *_EASY, "--json")
+def test_a_service_that_fails_is_exit_one(serve: Serve, tmp_path: Path) -> None:
+    """With every error counted by its class; the report of what was kept knows how to measure it again."""
+    load = (*_target(serve(manner="http_500")), "--concurrency", "2", "--requests", "4", "--out", str(tmp_path))
+    code, value = _bench(*load, *_EASY, "--json")
     assert (code, value["ok"], value["points"][0]["errors"]) == (1, False, {"http_500": 4})
     assert "4 x http_500" in value["failures"][0]["seen"]
+    code, report = _bench("report", str(tmp_path), "--json")
+    assert code == 1
+    words = report["failures"][0]["next_command"].split()
+    assert words[:2] == ["runbook", "bench"]
+    assert set(load) <= set(words)
 
 
 def test_a_sweep_is_resumed_and_read_back(serve: Serve, tmp_path: Path) -> None:
