@@ -108,10 +108,10 @@ def resume(run: str, say: Say, *, yes: bool = False, approve: Sequence[str] = ()
             yes=yes,
         )
         _refuse_second(cut, event)
-        for line in told_lines(events.read(cut.folder.events)[known:]):
-            say(line)
         if options.mode == "apply":  # no other takes locks
             release_left(cluster, log, cut.folder.run_id)
+        for line in told_lines(events.read(cut.folder.events)[known:]):
+            say(line)
         record_approval(log, options, params)
         _set_aside(cut)
         say(f"resuming {cut.folder.run_id}, mode {options.mode}: {cut.how}")

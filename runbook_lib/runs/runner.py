@@ -316,24 +316,42 @@ def _followed(folder: RunFolder, say: Say) -> Iterator[None]:
 
 def told_lines(chain: Iterable[Event]) -> Iterator[str]:
     """Return what a person is told of these events while a run goes on."""
-    return (line for event in chain if (line := _line(event.kind, event.data)))
+    return (line for event in chain if event.kind in _TOLD and (line := _TOLD[event.kind](event.data)))
 
 
-def _line(kind: str, data: dict[str, Any]) -> str:
-    if kind == "change_start":
-        subject = data["subject"]
-        card = f" card {subject['card']}" if subject["card"] >= 0 else ""
-        return f"    {subject['host']}{card}: {data['summary']}"
-    if kind == "chain_repaired":
-        return (
-            f"    the last line of the record was cut short ({data['bytes']} bytes); it was moved to {data['moved_to']}"
-        )
-    if kind == "lock_taken_over":
-        return f"    {data['host']}: took over the apply lock of the process that died"
-    if kind == "progress":
-        share = f" {data['fraction'] * 100:.0f} %" if data["fraction"] >= 0 else ""
-        return f"    {data['host']}:{share} {data['text']}"
-    if kind == "measure":
-        point = data["point"]
-        return f"    concurrency {point['concurrency']}: {point['output_tokens_per_s']:.0f} tok/s"
-    return ""
+def _told_change(data: dict[str, Any]) -> str:
+    subject = data["subject"]
+    card = f" card {subject['card']}" if subject["card"] >= 0 else ""
+    return f"    {subject['host']}{card}: {data['summary']}"
+
+
+def _told_repair(data: dict[str, Any]) -> str:
+    return f"    the last line of the record was cut short ({data['bytes']} bytes); it was moved to {data['moved_to']}"
+
+
+def _told_taken_over(data: dict[str, Any]) -> str:
+    return f"    {data['host']}: took over the apply lock of the process that died"
+
+
+def _told_released(data: dict[str, Any]) -> str:
+    return f"    {', '.join(data['hosts'])}: gave back the apply lock of the process that died" if "of" in data else ""
+
+
+def _told_progress(data: dict[str, Any]) -> str:
+    share = f" {data['fraction'] * 100:.0f} %" if data["fraction"] >= 0 else ""
+    return f"    {data['host']}:{share} {data['text']}"
+
+
+def _told_measure(data: dict[str, Any]) -> str:
+    point = data["point"]
+    return f"    concurrency {point['concurrency']}: {point['output_tokens_per_s']:.0f} tok/s"
+
+
+_TOLD: dict[str, Callable[[dict[str, Any]], str]] = {
+    "change_start": _told_change,
+    "chain_repaired": _told_repair,
+    "lock_taken_over": _told_taken_over,
+    "lock_released": _told_released,
+    "progress": _told_progress,
+    "measure": _told_measure,
+}

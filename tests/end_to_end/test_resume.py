@@ -147,6 +147,7 @@ def test_a_killed_kernel_is_a_failed_stage_and_the_same_run_ends_well(home: Home
     assert [(each["stage"], each["holds"]) for each in rechecks] == [("preflight", True)] * 3
     left = [each.data["of"] for each in chain if each.kind == "lock_released" and "of" in each.data]
     assert left, "the dead kernel's locks are given back"
+    assert "gave back the apply lock of the process that died" in done.err
     assert {each["token"] for each in left} == {run.run_id}
     history = read_history(run)
     assert history is not None
