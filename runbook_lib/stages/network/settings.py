@@ -80,6 +80,8 @@ def check_duplicates(findings: Findings, facts: NetworkFacts, params: Params) ->
         for number, card in cards.items():
             if card.ip.value is not None:
                 holders[card.ip.value.address].append(Subject(host, number))
+    unread = sum(not card.ip.known for cards in facts.cards.values() for card in cards.values())
+    told = f"; {unread} cards' addresses are not known" if unread else ""
     for address, subjects in holders.items():
         foreign = gateways.get(address, address) != address
         for subject in subjects:
@@ -89,6 +91,6 @@ def check_duplicates(findings: Findings, facts: NetworkFacts, params: Params) ->
                 "NET-IP-DUPLICATE",
                 subject,
                 ok=not others,
-                seen=f"{address}, also on {', '.join(others)}" if others else address,
+                seen=f"{address}, also on {', '.join(others)}" if others else f"{address}{told}",
                 expected="an address of its own",
             )
