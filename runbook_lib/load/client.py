@@ -9,7 +9,6 @@ Linux only (epoll, SO_TIMESTAMPNS).
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import os
 import select
@@ -22,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from runbook_lib.errors import LoadError
 from runbook_lib.load import machine, prompts, sockets
+from runbook_lib.load.connections import ConnectFailed, Connections
 from runbook_lib.load.record import Clock, Record, Trace
 from runbook_lib.load.slot import Slot, Stock
 from runbook_lib.load.stream import LAST, PLAIN_ASCII, Answer, is_plain
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 
     from runbook_lib.load.spec import PointSpec
     from runbook_lib.load.stream import Shapes
-    from runbook_lib.load.tls import Tls
     from runbook_lib.load.workload import Workload
 
 _BILLION = 1_000_000_000
@@ -81,20 +80,16 @@ class Client:
     def __init__(self, spec: PointSpec, *, part: int = 0, lifeline: int = -1) -> None:
         self._spec = spec
         self._most = split(spec.concurrency, spec.processes, part)
-        self._target = prompts.endpoint(spec.url)
-        self._new_tls = _tls_maker(spec.ca_file, self._target.host) if self._target.scheme == "https" else None
         machine.raise_file_limit(self._most + _SPARE_FILES)
-        self._family, self._address = sockets.resolve(self._target)
-        self._epoll = select.epoll()
+        self._connections = Connections(spec)
+        self._epoll = self._connections.epoll
         self._lifeline = lifeline
         if lifeline >= 0:
             self._epoll.register(lifeline, select.EPOLLIN)
         at_first = min(self._most, _OPEN_AT_FIRST) if spec.open_loop else self._most
         self._slots = [Slot() for _ in range(at_first)]
-        self._by_fd: dict[int, Slot] = {}
         # by fd, while plain reads of an answer may take the short way: receive, the slot, the answer's short way
         self._hot: dict[int, tuple[Any, Slot, Shapes, bytes, bytes, Callable[[int], None]]] = {}
-        self._connecting: dict[Slot, int] = {}  # until when; oldest first
         self._idle: deque[Slot] = deque()
         self._timeouts: deque[tuple[int, Record, Slot]] = deque()
         self._lateness = array("q")
@@ -126,10 +121,11 @@ class Client:
     def open(self) -> None:
         """Open all connections, a few at a time. One that fails is tried again by its first request."""
         todo = deque(self._slots)
-        while todo or self._connecting:
-            while todo and len(self._connecting) < CONNECTS_AT_ONCE:
+        connecting = self._connections.connecting
+        while todo or connecting:
+            while todo and len(connecting) < CONNECTS_AT_ONCE:
                 self._connect(todo.popleft())
-            if self._connecting:
+            if connecting:
                 self._round()
 
     def run(
@@ -334,8 +330,8 @@ class Client:
         deadline_ns = now_ns + int(_LONGEST_POLL_S * _BILLION)
         if self._timeouts:
             deadline_ns = min(deadline_ns, self._timeouts[0][0])
-        if self._connecting:
-            deadline_ns = min(deadline_ns, next(iter(self._connecting.values())))
+        if self._connections.connecting:
+            deadline_ns = min(deadline_ns, next(iter(self._connections.connecting.values())))
         return max(0.0, (deadline_ns - now_ns) / _BILLION + 0.001)
 
     def _check_lifeline(self) -> None:
@@ -346,21 +342,25 @@ class Client:
         """Do whatever a connection is ready for: connecting, sending, reading."""
         if fd == self._lifeline:
             self._check_lifeline()
-        slot = self._by_fd.get(fd)
+        slot = self._connections.slot_of(fd)
         wire = slot.wire if slot is not None else None
         if slot is None or wire is None:
             return
         try:
             if not slot.ready:
-                self._go_on_connecting(slot, wire)
-                return
-            if events & select.EPOLLOUT:
-                wire.flush()
-            if events & ~select.EPOLLOUT:
-                self._take(slot, *wire.read())
+                self._connections.go_on(slot, wire)
+                if slot.ready:
+                    self._send(slot)
+            else:
+                if events & select.EPOLLOUT:
+                    wire.flush()
+                if events & ~select.EPOLLOUT:
+                    self._take(slot, *wire.read())
+        except ConnectFailed as failed:
+            self._connect_failed(slot, failed.kind, failed.detail)
         except sockets.Closed:
             self._closed_by_peer(slot)
-        self._watch(slot)
+        self._connections.watch(slot)
 
     def _take(self, slot: Slot, data: bytes, wall_ns: int) -> None:
         """Stamp what came, and keep it for `_digest`: were it looked into now, a burst would spoil the next stamps."""
@@ -430,83 +430,26 @@ class Client:
                 self._digest()  # what came in time counts
             if not record.end_ns and slot.record is record:
                 self._fail(slot, "timeout", f"no whole answer within {self._spec.timeout_s:g} s", now_ns)
-        for slot, deadline_ns in list(self._connecting.items()):
-            if deadline_ns > now_ns:
-                break
-            detail = f"no connection within {self._spec.connect_timeout_s:g} s"
-            self._connect_failed(slot, "timeout", detail)
-
-    # --- connections
+        for slot in self._connections.overdue(now_ns) if self._connections.connecting else ():
+            self._connect_failed(slot, "timeout", f"no connection within {self._spec.connect_timeout_s:g} s")
 
     def _connect(self, slot: Slot) -> None:
-        slot.opened_ns = time.monotonic_ns()
         try:
-            tls = self._new_tls() if self._new_tls is not None else None
-            slot.wire = sockets.Wire(self._family, self._address, tls)
-        except OSError as error:
-            if slot.record is not None:
-                self._connect_failed(slot, *machine.connect_error(error))
-            return
-        self._by_fd[slot.wire.fd] = slot
-        self._epoll.register(slot.wire.fd, select.EPOLLIN | select.EPOLLOUT)
-        slot.ready, slot.writing = False, True
-        self._connecting[slot] = slot.opened_ns + int(self._spec.connect_timeout_s * _BILLION)
-
-    def _go_on_connecting(self, slot: Slot, wire: sockets.Wire) -> None:
-        try:
-            if not wire.started:
-                wire.connected()
-            else:
-                wire.read()  # the server's part of the TLS handshake; it can carry no answer yet
-                wire.flush()
-        except OSError as error:
-            if distrust := getattr(error, "verify_message", ""):  # an ssl.SSLCertVerificationError
-                raise LoadError(
-                    f"{self._target.authority}: its certificate is not trusted: {distrust}",
-                    next_command="name the CA file that signed the service's certificate (ca_file)",
-                ) from error
-            self._connect_failed(slot, *machine.connect_error(error))
-            return
-        except sockets.Closed:
-            self._connect_failed(slot, "cut", "connection closed before it was ready")
-            return
-        if not wire.secured:
-            self._watch(slot)
-            return
-        slot.ready = True
-        self._forget_connecting(slot)
-        if slot.record is not None:
-            self._send(slot)
-        self._watch(slot)
+            self._connections.begin(slot)
+        except ConnectFailed as failed:
+            self._connect_failed(slot, failed.kind, failed.detail)
 
     def _connect_failed(self, slot: Slot, error: str, detail: str) -> None:
-        self._forget_connecting(slot)
         self._drop(slot)
         if slot.record is not None:
             # Never in flight: it begins and ends now.
             slot.record.start_ns = time.monotonic_ns()
             self._fail(slot, error, detail, slot.record.start_ns)
 
-    def _forget_connecting(self, slot: Slot) -> None:
-        self._connecting.pop(slot, None)
-
-    def _watch(self, slot: Slot) -> None:
-        wire = slot.wire
-        if wire is None or (not slot.ready and not wire.started):
-            return
-        wanted = wire.wants_write
-        if wanted != slot.writing:
-            slot.writing = wanted
-            self._epoll.modify(wire.fd, select.EPOLLIN | (select.EPOLLOUT if wanted else 0))
-
     def _drop(self, slot: Slot) -> None:
-        wire, slot.wire, slot.ready = slot.wire, None, False
-        if wire is not None:
-            self._by_fd.pop(wire.fd, None)
-            self._hot.pop(wire.fd, None)
-            with contextlib.suppress(OSError, ValueError):
-                self._epoll.unregister(wire.fd)
-            wire.close()
+        if slot.wire is not None:
+            self._hot.pop(slot.wire.fd, None)
+        self._connections.drop(slot)
 
     # --- requests
 
@@ -521,7 +464,7 @@ class Client:
             self._connect(slot)  # the request goes out once it is open
         else:
             self._send(slot)
-            self._watch(slot)
+            self._connections.watch(slot)
 
     def _send(self, slot: Slot) -> None:
         wire, record, requests, work = slot.wire, slot.record, self._requests, self._work
@@ -602,10 +545,3 @@ class Client:
             slot.next_turn = record.index + 1
             return
         slot.next_turn, slot.history = -1, []
-
-
-def _tls_maker(ca_file: str, server_name: str) -> Callable[[], Tls]:
-    from runbook_lib.load import tls  # noqa: PLC0415 - only https needs it
-
-    using = tls.context(ca_file)
-    return lambda: tls.Tls(using, server_name)
