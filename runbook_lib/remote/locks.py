@@ -25,23 +25,25 @@ UNREADABLE = "unreadable"
 _TIMEOUT_S = 15.0
 _NO_WORK, _HELD = 66, 75
 
-# All times are the host's own: the clocks of two operators need not agree. Under the lock nobody else uploads, so
-# temp dirs of uploads that were cut off can go.
+# All times are the host's own: the clocks of two operators need not agree. The lock is made aside, whole, and moved in
+# place, so that a power loss never leaves one without an owner; a directory is moved over an empty one at most. Under
+# the lock nobody else uploads, so temp dirs of uploads that were cut off can go.
 _ACQUIRE = r"""
-work=$1 ttl=$2 token=$3 rest=$4 lock=$1/lock
+work=$1 ttl=$2 token=$3 rest=$4 lock=$1/lock mine=$1/.runbook.lock.$$
 [ -d "$work" ] || { echo "the work directory $work does not exist" >&2; exit 66; }
 umask 077
 now=$(date +%s)
 write() {
-  printf '{"taken_at":%s,"expires_at":%s,%s\n' "$now" "$((now + ttl))" "$rest" >"$lock/new" &&
-  mv -f "$lock/new" "$lock/info.json" || exit 74
-  rm -rf "$work"/.runbook.?* "$work"/*/.runbook.?*
+  printf '{"taken_at":%s,"expires_at":%s,%s\n' "$now" "$((now + ttl))" "$rest" >"$1/new" &&
+  { sync "$1/new" 2>/dev/null; mv -f "$1/new" "$1/info.json"; }
 }
-if said=$(mkdir "$lock" 2>&1); then write || { rm -rf "$lock"; exit 74; }; exit 0; fi
-[ -d "$lock" ] || { echo "$said" >&2; exit 73; }
+clean() { rm -rf "$work"/.runbook.?* "$work"/*/.runbook.?*; }
+if said=$({ mkdir "$mine" && write "$mine" && mv -T "$mine" "$lock"; } 2>&1); then clean; exit 0; fi
+rm -rf "$mine"
+[ -d "$lock" ] || { echo "$said" >&2; exit 73; } # else somebody was first, and has cleaned up ours as well
 old=$(cat "$lock/info.json" 2>/dev/null)
 printf '%s %s\n%s\n' "$now" "$(stat -c %Y "$lock")" "$old"
-case $old in *"\"token\":\"$token\""*) write; exit 0;; esac
+case $old in *"\"token\":\"$token\""*) write "$lock" && clean && exit 0; exit 74;; esac
 exit 75
 """
 
@@ -55,7 +57,8 @@ case $old in
   *"\"token\":\""*) echo "somebody else holds it now" >&2; exit 75;;
   *) [ "$token" = unreadable ] || { echo "somebody else holds it now" >&2; exit 75; };;
 esac
-mv -T "$lock" "$lock.gone" && rm -rf "$lock.gone" && printf '%s\n' "$old"
+gone=$1/.runbook.gone.$$
+mv -T "$lock" "$gone" && rm -rf "$gone" && printf '%s\n' "$old"
 """
 
 _LOOK = r"""

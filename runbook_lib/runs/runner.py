@@ -166,6 +166,7 @@ def carry_out(
     except RunbookError:
         log.append("run_end", ok=False, stopped_by="an error")
         raise
+    remove_dead_kernel_folders()  # of a predecessor that was still dying when this run began
     if outcome.stopped_by:
         log.append("interrupted", by=outcome.stopped_by)
     log.append("run_end", ok=outcome.ok, stopped_by=outcome.stopped_by)

@@ -79,12 +79,11 @@ def test_expired_lock_is_still_a_lock(host: Host, tmp_path: Path) -> None:
     assert answer.before.expires_in_s <= -5
 
 
-@pytest.mark.parametrize("content", [None, "{broken", "[]", '{"taken_at":"x","expires_at":"y"}'])
-def test_lock_without_owner(host: Host, tmp_path: Path, content: str | None) -> None:
-    """Half a lock, of a host that went down in between, is a lock as well, and can be broken on purpose."""
+@pytest.mark.parametrize("content", ["", "{broken", "[]", '{"taken_at":"x","expires_at":"y"}'])
+def test_lock_without_owner(host: Host, tmp_path: Path, content: str) -> None:
+    """A lock that cannot be read is a lock as well, and can be broken on purpose."""
     (tmp_path / "lock").mkdir()
-    if content is not None:
-        (tmp_path / "lock" / "info.json").write_text(content)
+    (tmp_path / "lock" / "info.json").write_text(content)
     answer = take(host, tmp_path)
     assert not answer.taken
     assert answer.before is not None
@@ -96,6 +95,15 @@ def test_lock_without_owner(host: Host, tmp_path: Path, content: str | None) -> 
     assert take(host, tmp_path).taken
     with pytest.raises(RecordError, match="somebody else"):
         release(host, str(tmp_path), UNREADABLE)
+
+
+def test_a_lock_is_made_aside_and_moved_in_place(host: Host, tmp_path: Path) -> None:
+    """So a host that goes down while it is made leaves nothing that holds; the next one sweeps it up."""
+    (tmp_path / ".runbook.lock.4711").mkdir()
+    (tmp_path / "lock").mkdir()
+    assert take(host, tmp_path).taken
+    assert [path.name for path in tmp_path.iterdir()] == ["lock"]
+    assert json.loads((tmp_path / "lock" / "info.json").read_text())["token"] == "run-7"
 
 
 def test_broken_lock_is_noticed_at_release(host: Host, tmp_path: Path) -> None:
