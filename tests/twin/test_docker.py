@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import tarfile
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from runbook_lib.twin.container_options import UsageError, parse_run
 from runbook_lib.twin.container_runtime import map_paths
+from runbook_lib.twin.images import write_image_tar
+from runbook_lib.twin.tools.docker_images import _extract, _member
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from tests.twin.conftest import Rig
 
@@ -206,3 +210,16 @@ def test_the_ascend_runtime_brings_cards_and_driver(loaded: Rig) -> None:
             ]  # fmt: skip
     finally:
         loaded.run("node1", "docker rm -f seen; rm /etc/docker/daemon.json")
+
+
+def test_a_load_that_is_killed_leaves_no_half_of_an_image(tmp_path: Path) -> None:
+    """The next one unpacks all of it; once it did not, and every look into the container failed."""
+    path, rootfs = tmp_path / "mindie.tar", tmp_path / "images" / "rootfs"
+    write_image_tar(path, IMAGE)
+    with tarfile.open(path) as tar:
+        layers = json.loads(_member(tar, "manifest.json").read())[0]["Layers"]
+        with pytest.raises(KeyError):
+            _extract(tar, [*layers, "cut"], rootfs)
+        assert not list(rootfs.parent.iterdir())
+        _extract(tar, layers, rootfs)
+    assert (rootfs / "usr/local/Ascend/mindie/latest/mindie-service/conf/config.json").is_file()

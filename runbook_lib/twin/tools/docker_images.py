@@ -7,16 +7,15 @@ import hashlib
 import json
 import os
 import tarfile
-from typing import TYPE_CHECKING, Any
+import tempfile
+from pathlib import Path
+from typing import Any
 
 from runbook_lib.twin.images import SHOWN_SIZE
 from runbook_lib.twin.tools.docker_call import Docker, DockerError, format_of, split_format
 from runbook_lib.twin.tools.docker_format import rows_text
 from runbook_lib.twin.tools.docker_inspect import image_facts, inspected
 from runbook_lib.twin.world import Reply
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 LOAD_S = 60.0  # emulated seconds to load the image
 
@@ -85,9 +84,19 @@ def _member(tar: tarfile.TarFile, name: str) -> Any:  # noqa: ANN401 - a binary 
 
 
 def _extract(tar: tarfile.TarFile, layers: list[str], rootfs: Path) -> None:
+    """Unpack beside the place and move there: a load that is killed leaves no half of an image."""
     if rootfs.exists():
         return
-    rootfs.mkdir(parents=True)
+    rootfs.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="load-", dir=rootfs.parent) as folder:
+        made = Path(folder, "rootfs")
+        made.mkdir()
+        _unpack(tar, layers, made)
+        if not rootfs.exists():  # another load of the same image may have been quicker
+            made.rename(rootfs)
+
+
+def _unpack(tar: tarfile.TarFile, layers: list[str], rootfs: Path) -> None:
     for name in layers:
         with tarfile.open(fileobj=_member(tar, name)) as layer:
             folders = []
