@@ -41,7 +41,7 @@ CONNECTS_AT_ONCE = 64
 # arrivals are stamped by the kernel; it only delays a client's next request, so it is a small share of an answer.
 _NAP_FROM = 64
 _NAP_FIRST_S = 0.001
-_NAP_LONGEST_S = 0.004
+_NAP_LONGEST_S = 0.0065
 _NAP_SHARE = 0.001
 # epoll waits in whole milliseconds; what is due sooner is slept for.
 _FINE_S = 0.002
