@@ -40,10 +40,10 @@ def bench_report(
         *answers.get("comparisons", []),
         *(reference.beside(points, other) for other in others),
     ]
+    bad = [point for point in points if not point["ok"]]
     failures = [
-        {"seen": f"concurrency {point['concurrency']}: {point['reason']}", "next_command": _again(Path(folder), point)}
-        for point in points
-        if not point["ok"]
+        {"seen": f"concurrency {point['concurrency']}: {point['reason']}", "next_command": command}
+        for point, command in zip(bad, _again(Path(folder), bad), strict=True)
     ]
     if html:
         Path(html).write_text(_page(points, answers), encoding="utf-8")
@@ -58,19 +58,22 @@ def bench_report(
     raise typer.Exit(0 if not failures else 1)
 
 
-def _again(folder: Path, point: dict[str, Any]) -> str:
-    """Return the command that measures a point again, as far as what is archived knows it."""
+def _again(folder: Path, bad: list[dict[str, Any]]) -> list[str]:
+    """Return the commands that measure these points again, as far as what is archived knows them."""
     import shlex
 
     from runbook_lib.load.store import Store
 
     if not (folder / "points").is_dir():
-        return f"runbook run params/{shlex.quote(folder.resolve().parent.name)}.yaml --mode apply --stage benchmark"
-    spec = next(each.spec for each in Store(folder).all() if each.point == point)
+        params = f"params/{shlex.quote(folder.resolve().parent.name)}.yaml"
+        return [f"runbook run {params} --mode apply --stage benchmark"] * len(bad)
     names = ("url", "model", "concurrency", "requests", "input_tokens", "output_tokens")
-    asked = spec | {f"{end}_tokens": spec[f"{end}_lengths"] or spec[f"{end}_tokens"] for end in ("input", "output")}
-    words = [word for name in names for word in (f"--{name.replace('_', '-')}", str(asked[name]))]
-    return shlex.join(["runbook", "bench", *words, "--out", str(folder)])
+    commands = []
+    for spec in (each.spec for each in Store(folder).all() if each.point in bad):
+        asked = spec | {f"{end}_tokens": spec[f"{end}_lengths"] or spec[f"{end}_tokens"] for end in ("input", "output")}
+        words = [word for name in names for word in (f"--{name.replace('_', '-')}", str(asked[name]))]
+        commands.append(shlex.join(["runbook", "bench", *words, "--out", str(folder)]))
+    return commands
 
 
 def _page(points: list[dict[str, Any]], answers: dict[str, Any]) -> str:
