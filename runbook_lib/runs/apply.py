@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from runbook_lib.errors import RunbookError, StageFailed
 from runbook_lib.model import to_json
 from runbook_lib.remote import fan_out
+from runbook_lib.runs.cluster import Signs
 
 if TYPE_CHECKING:
     import threading
@@ -29,8 +30,10 @@ def apply_plan(
     """Make all changes of a plan in order.
 
     Returns the state of each change (`done`, `not reached`, or what went wrong), and "" or the first problems with
-    their next commands. After a failure a host makes no further change, and no host begins the next phase.
+    their next commands. After a failure a host makes no further change, no host begins the next phase, and a job that
+    only waits for other hosts is not waited for.
     """
+    signs = Signs(stop)
     states = [NOT_REACHED] * len(plan.changes)
     total: dict[str, int] = defaultdict(int)
     for change in plan.changes:
@@ -48,8 +51,9 @@ def apply_plan(
             **to_json(change),
         )
         try:
-            cluster.apply(change, _scaled(on_progress, finished[host], total[host]), stop)
+            cluster.apply(change, _scaled(on_progress, finished[host], total[host]), signs)
         except RunbookError as error:
+            signs.failed.set()
             states[index] = f"failed: {error}"
             events.append("change_end", stage=plan.stage, index=index, state=states[index])
             raise

@@ -7,7 +7,7 @@ import shlex
 import threading
 import time
 from collections import defaultdict
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from tenacity import Retrying, retry_if_result, stop_after_attempt, wait_fixed
@@ -16,7 +16,7 @@ from runbook_lib.errors import HostError, HostUnreachable, RunbookError, StageFa
 from runbook_lib.model import Capture, Change, Command, Job, ProbeScript, Upload
 from runbook_lib.params import HostPaths, project_root, resolve_path
 from runbook_lib.params.secrets import SecretValue, resolve
-from runbook_lib.remote import Host, JobState, Target, fan_out, start_job, wait_job
+from runbook_lib.remote import Host, JobState, Target, fan_out, job_directory, start_job, wait_job
 from runbook_lib.runs.pace import Pace
 from runbook_lib.runs.redaction import redactor_of
 from runbook_lib.stages import HostProbe, Probes, Stage
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from runbook_lib.model import Section
     from runbook_lib.params import Params
-    from runbook_lib.remote import JobHandle, JobStatus
+    from runbook_lib.remote import JobStatus
 
     OnProgress = Callable[[str, float, str], None]
 
@@ -69,6 +69,14 @@ def targets(params: Params, root: Path) -> list[Target]:
         )
         for host in params.cluster.hosts
     ]
+
+
+@dataclass(frozen=True, slots=True)
+class Signs:
+    """What ends the waiting for a job. stop: somebody wants to go. failed: a change on some host went wrong."""
+
+    stop: threading.Event
+    failed: threading.Event = field(default_factory=threading.Event)
 
 
 class Cluster:
@@ -182,7 +190,7 @@ class Cluster:
         more = {name: result.value or {} for name, result in results.items()}
         return {name: replace(seen, captures={**seen.captures, **more.get(name, {})}) for name, seen in probes.items()}
 
-    def apply(self, change: Change, on_progress: OnProgress, stop: threading.Event) -> None:
+    def apply(self, change: Change, on_progress: OnProgress, signs: Signs) -> None:
         """Make one change. Raises StageFailed with what was tried, what came, and what to do next."""
         target = next(each for each in self.targets if each.name == change.subject.host)
         action = change.action
@@ -195,7 +203,7 @@ class Cluster:
             elif isinstance(action, Command):
                 _judge(change, run_unless_busy(host, action), target)
             else:
-                self._run_job(host, change, action, on_progress, stop)
+                self._run_job(host, change, action, on_progress, signs)
         except Exception as error:
             self.redactor.mask(error)
             raise
@@ -212,32 +220,32 @@ class Cluster:
             self.redactor.learn(SecretValue(value))
         return replace(item, content=value + "\n")
 
-    def _run_job(self, host: Host, change: Change, job: Job, on_progress: OnProgress, stop: threading.Event) -> None:
-        work = self._paths[host.target.name].work
-        handle = start_job(host, job, work, restart=True)
-        log = f"{handle.directory}/log"
+    def _run_job(self, host: Host, change: Change, job: Job, on_progress: OnProgress, signs: Signs) -> None:
+        log = f"{job_directory(job, self._paths[host.target.name].work)}/log"
         pace = Pace(afterwards=job.afterwards)
 
         def look(status: JobStatus | None) -> None:
-            if stop.is_set():
+            if status is not None and not job.wait:
+                return
+            step = status.progress if status is not None else None
+            whole = step is not None and step.done >= step.total
+            running = status is not None and status.state is JobState.RUNNING
+            alone = bool(job.afterwards) and whole and running and signs.failed.is_set()
+            if signs.stop.is_set() or alone:
+                why = " for the other hosts, since a change on one of them failed" if alone else ""
                 raise RunbookError(
-                    f"{change.subject}: stopped waiting; the job goes on on the host, a re-run attaches to it",
+                    f"{change.subject}: stopped waiting{why}; the job goes on on the host, a re-run attaches to it",
                     next_command=f"tail -f {log}   # on {host.target.name}",
                 )
             if status is None:
                 on_progress(
                     host.target.name, -1.0, "no connection; the job goes on, or is resumed when the host is back"
                 )
-                return
-            step = status.progress
-            fraction = step.done / step.total if step is not None and step.total else -1.0
-            on_progress(host.target.name, fraction, pace.say(status) or change.summary)
+            else:
+                fraction = step.done / step.total if step is not None and step.total else -1.0
+                on_progress(host.target.name, fraction, pace.say(status) or change.summary)
 
-        if job.wait:
-            status = self._until_over(host, handle, job, look)
-        else:
-            # a service stays; but what ends at once shall not be waited for until the stage's deadline
-            status = wait_job(host, handle, deadline_s=_EARLY_END_S, poll_s=_POLL_S)
+        status = self._until_over(host, job, look)
         if status.state in {JobState.FAILED, JobState.LOST} or (job.wait and status.state is not JobState.DONE):
             raise StageFailed(
                 f"{change.subject}: {change.summary}: the job is {status.state.value}, exit code {status.exit_code}\n"
@@ -245,15 +253,17 @@ class Cluster:
                 next_command=f"tail -n 100 {log}   # on {host.target.name}",
             )
 
-    def _until_over(
-        self, host: Host, handle: JobHandle, job: Job, look: Callable[[JobStatus | None], None]
-    ) -> JobStatus:
-        """Wait for a job, also over lost connections; one that a reboot ended is started again.
+    def _until_over(self, host: Host, job: Job, look: Callable[[JobStatus | None], None]) -> JobStatus:
+        """Start a job and wait for it, also over lost connections; one that a reboot ended is started again.
 
+        When the connection is lost at the start nobody knows whether it began: a second start attaches to the first.
         A job that is lost on a host that stayed connected was killed by somebody, and is left so. Raises
         HostUnreachable when a host does not come back within BACK_S.
         """
-        dropped, gone_since = False, None
+        work = self._paths[host.target.name].work
+        # a service stays; but what ends at once shall not be waited for until the stage's deadline
+        deadline_s = job.deadline_s if job.wait else _EARLY_END_S
+        handle, dropped, gone_since = None, False, None
 
         def seen(status: JobStatus) -> None:
             nonlocal gone_since
@@ -263,12 +273,14 @@ class Cluster:
         while True:
             try:
                 host.open()
-                status = wait_job(host, handle, deadline_s=job.deadline_s, poll_s=_POLL_S, on_progress=seen)
+                if handle is None:
+                    handle, dropped = start_job(host, job, work, restart=True), False
+                status = wait_job(host, handle, deadline_s=deadline_s, poll_s=_POLL_S, on_progress=seen)
                 if status.state is not JobState.LOST or not dropped:
                     return status
                 for item in self._brought[host.target.name]:
                     host.upload(self._with_secret(item))
-                start_job(host, job, self._paths[host.target.name].work)
+                start_job(host, job, work)
                 dropped = False
             except HostUnreachable:
                 dropped, gone_since = True, gone_since or time.monotonic()

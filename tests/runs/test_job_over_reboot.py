@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from runbook_lib.errors import HostUnreachable, StageFailed
+from runbook_lib.errors import HostUnreachable, RunbookError, StageFailed
 from runbook_lib.model import Change, Job, Subject, Upload
 from runbook_lib.params import HostPaths, load_params, project_root
 from runbook_lib.remote import JobHandle, JobState
-from runbook_lib.remote.jobs import JobStatus
+from runbook_lib.remote.jobs import JobStatus, Progress
 from runbook_lib.runs import cluster as module
 
 if TYPE_CHECKING:
@@ -33,20 +34,24 @@ def bed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     known = tmp_path / "outputs" / params.cluster.name / "known_hosts"
     known.parent.mkdir(parents=True)
     known.touch()
-    made = SimpleNamespace(started=[], uploads=[], answers=[], said=[])
+    made = SimpleNamespace(started=[], lost_starts=[], uploads=[], answers=[], said=[])
     target = SimpleNamespace(name="node1")
     host: Any = SimpleNamespace(target=target, open=lambda: None, upload=made.uploads.append)
 
     def wait(*_: object, on_progress: Any, **__: object) -> JobStatus:
-        answer = made.answers.pop(0)
-        if isinstance(answer, Exception):
-            raise answer
-        assert isinstance(answer, JobStatus)
-        on_progress(answer)
-        return answer
+        while True:
+            answer = made.answers.pop(0)
+            if isinstance(answer, Exception):
+                raise answer
+            assert isinstance(answer, JobStatus)
+            on_progress(answer)
+            if answer.state is not JobState.RUNNING:
+                return answer
 
     def start(_host: object, job: Job, _work: str, *, restart: bool = False) -> JobHandle:
         made.started.append(restart)
+        if made.lost_starts:
+            raise made.lost_starts.pop()
         return JobHandle("node1", job.name, "/work/jobs/weights-1")
 
     monkeypatch.setattr(module, "wait_job", wait)
@@ -56,8 +61,9 @@ def bed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     made.cluster.targets = [target]
     made.cluster._paths["node1"] = HostPaths.of(params)
     monkeypatch.setattr(made.cluster, "connected", lambda _target: host)
+    made.signs = module.Signs(threading.Event())
     made.apply = lambda change: made.cluster.apply(
-        change, lambda _host, _share, text: made.said.append(text), threading.Event()
+        change, lambda _host, _share, text: made.said.append(text), made.signs
     )
     return made
 
@@ -78,6 +84,26 @@ def test_a_job_that_went_on_is_not_started_twice(bed: SimpleNamespace) -> None:
     bed.answers = [GONE, DONE]
     bed.apply(JOB)
     assert len(bed.started) == 1
+
+
+def test_a_start_that_was_lost_is_made_again(bed: SimpleNamespace) -> None:
+    """Otherwise the other hosts' downloads wait half an hour for a peer that never began."""
+    bed.lost_starts, bed.answers = [GONE, GONE], [DONE]
+    bed.apply(JOB)
+    assert bed.started == [True, True, True]
+    assert sum("no connection" in text for text in bed.said) == 2
+
+
+def test_nobody_waits_for_a_host_whose_change_failed(bed: SimpleNamespace) -> None:
+    """Not once this host has everything; what still loads, and what has ended, is followed to its end."""
+    bed.signs.failed.set()
+    some, whole = Progress(1, 2, "bytes"), Progress(2, 2, "bytes")
+    download = replace(JOB, action=Job("weights", ("true",), 60.0, afterwards="it waits"))
+    bed.answers = [JobStatus(JobState.RUNNING, None, "", some), JobStatus(JobState.DONE, 0, "", whole)]
+    bed.apply(download)
+    bed.answers = [JobStatus(JobState.RUNNING, None, "", whole)]
+    with pytest.raises(RunbookError, match="the job goes on"):
+        bed.apply(download)
 
 
 def test_a_job_that_somebody_killed_stays_dead(bed: SimpleNamespace) -> None:
