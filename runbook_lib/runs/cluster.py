@@ -257,8 +257,8 @@ class Cluster:
         """Start a job and wait for it, also over lost connections; one that a reboot ended is started again.
 
         When the connection is lost at the start nobody knows whether it began: a second start attaches to the first.
-        A job that is lost on a host that stayed connected was killed by somebody, and is left so. Raises
-        HostUnreachable when a host does not come back within BACK_S.
+        A job that is lost on a host that stayed connected was killed by somebody, and is left so, and so is a service
+        that a reboot ended. Raises HostUnreachable when a host does not come back within BACK_S.
         """
         work = self._paths[host.target.name].work
         # a service stays; but what ends at once shall not be waited for until the stage's deadline
@@ -276,7 +276,7 @@ class Cluster:
                 if handle is None:
                     handle, dropped = start_job(host, job, work, restart=True), False
                 status = wait_job(host, handle, deadline_s=deadline_s, poll_s=_POLL_S, on_progress=seen)
-                if status.state is not JobState.LOST or not dropped:
+                if status.state is not JobState.LOST or not (dropped and job.wait):
                     return status
                 for item in self._brought[host.target.name]:
                     host.upload(self._with_secret(item))

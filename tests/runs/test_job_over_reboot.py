@@ -114,6 +114,14 @@ def test_a_job_that_somebody_killed_stays_dead(bed: SimpleNamespace) -> None:
     assert len(bed.started) == 1
 
 
+def test_a_service_that_a_reboot_ended_is_not_started_again(bed: SimpleNamespace) -> None:
+    """Why it died is the question; only its own start is made again when it was lost."""
+    bed.lost_starts, bed.answers = [GONE], [GONE, LOST]
+    with pytest.raises(StageFailed, match="the job is lost"):
+        bed.apply(replace(JOB, action=Job("daemon", ("true",), 60.0, wait=False)))
+    assert len(bed.started) == 2
+
+
 def test_a_host_that_stays_away_is_given_up(bed: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
     """After BACK_S the error of the connection is the stage's."""
     monkeypatch.setattr(module, "BACK_S", -1.0)
