@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from contextlib import nullcontext
 from dataclasses import replace
@@ -134,10 +135,16 @@ def _flat(point: Point) -> dict[str, Any]:
 def _next_command(spec: PointSpec, point: Point) -> str:
     if point.errors or point.warmup_errors:
         target = endpoint(spec.url)
-        return f"curl -sS -i {target.scheme}://{target.authority}{target.path.replace('/chat/completions', '/models')}"
+        url = f"{target.scheme}://{target.authority}{target.path.replace('/chat/completions', '/models')}"
+        return f"curl -sS -i {shlex.quote(url)}"
     if point.client_waited_share > STARVED:
         return "ps -eo pid,pcpu,comm --sort=-pcpu | head   # what takes the CPU; then the same command again"
-    return (
-        f"runbook bench --url {spec.url} --model {spec.model} --concurrency {max(1, spec.concurrency // 2)} "
-        f"--input-tokens {spec.input_tokens} --output-tokens {spec.output_tokens}"
-    )
+    options = {
+        "url": spec.url,
+        "model": spec.model,
+        "concurrency": max(1, spec.concurrency // 2),
+        "input-tokens": spec.input_tokens,
+        "output-tokens": spec.output_tokens,
+    }
+    words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+    return shlex.join(["runbook", "bench", *words])
