@@ -81,6 +81,7 @@ class Campaign:
 
     def __init__(self, home: Path, network: str, seed: int, kinds: tuple[str, ...]) -> None:
         self.home = home
+        self.temp = home / "tmp"  # of the runs: another campaign beside this one has dead runners of its own
         self.random = random.Random(seed)  # noqa: S311 - moments of kills are no secret
         self.kinds = kinds
         self.tally = Tally()
@@ -96,6 +97,7 @@ class Campaign:
     def _make_home(self, network: str) -> None:
         (self.home / "params").mkdir(parents=True)
         (self.home / "outputs").mkdir()
+        self.temp.mkdir()
         (self.home / "notebooks").symlink_to(PROJECT / "notebooks")
         text = (PROJECT / "params" / "twin-2x8-direct.yaml").read_text(encoding="utf-8")
         own = text.rpartition("network: ")[2].split()[0]
@@ -164,7 +166,7 @@ class Campaign:
 
     def _start(self, *words: str) -> subprocess.Popen[str]:
         environment = {key: value for key, value in os.environ.items() if key not in {"JPY_SESSION_NAME", "MPLBACKEND"}}
-        environment |= {"RUNBOOK_HOME": str(self.home), "PYTHONPATH": str(PROJECT)}
+        environment |= {"RUNBOOK_HOME": str(self.home), "PYTHONPATH": str(PROJECT), "TMPDIR": str(self.temp)}
         self.log = (self.home / "last.log").open("w+", encoding="utf-8")
         self.process = subprocess.Popen(
             [sys.executable, "-m", "runbook_lib", *words],
@@ -406,7 +408,7 @@ class Campaign:
             self._problem(f"left here: process {line}")
         for path in [*run.path.glob(".*.tmp"), *(self.home / "outputs" / NAME).glob("apply.json")]:
             self._problem(f"left here: {path.name}")
-        for path in Path(tempfile.gettempdir()).glob("runbook-kernel-*-*-*"):
+        for path in self.temp.glob("runbook-kernel-*-*-*"):
             pid, start = path.name.removeprefix("runbook-kernel-").split("-")[:2]
             if process_start(int(pid)) != int(start):
                 self._problem(f"left here: {path}")
