@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 
 from runbook_lib.model import Change, Command, Subject, Verdict
 from runbook_lib.params import load_params
-from runbook_lib.runs.cluster import Cluster
+from runbook_lib.runs.cluster import Cluster, Signs
 from runbook_lib.stages import stage
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def apply_all(cluster: Cluster, changes: list[Change]) -> None:
         try:
             for change in changes:
                 if change.subject.host == host:
-                    cluster.apply(change, lambda *_: None, threading.Event())
+                    cluster.apply(change, lambda *_: None, Signs(threading.Event()))
         except Exception as error:  # noqa: BLE001 - told in the main thread
             errors.append(error)
 

@@ -28,7 +28,7 @@ from runbook_lib.errors import RunbookError
 from runbook_lib.model import Change, Command, Finding, Subject, Verdict
 from runbook_lib.params import Params, load_params
 from runbook_lib.remote import Host, fan_out
-from runbook_lib.runs.cluster import Cluster, run_unless_busy, targets
+from runbook_lib.runs.cluster import Cluster, Signs, run_unless_busy, targets
 from runbook_lib.stages import stage
 from runbook_lib.twin import lifecycle
 from runbook_lib.twin.fault_list import FAULTS, Expectation, Fault
@@ -132,12 +132,12 @@ class Bench:
 
 
 def _make(cluster: Cluster, changes: list[Change]) -> None:
-    stop = threading.Event()
+    signs = Signs(threading.Event())
 
     def on_host(target: Any) -> None:  # noqa: ANN401 - a Target of remote
         for change in changes:
             if change.subject.host == target.name:
-                cluster.apply(change, lambda *_: None, stop)
+                cluster.apply(change, lambda *_: None, signs)
 
     for result in fan_out(cluster.targets, on_host, deadline_s=_APPLY_S).values():
         if result.error is not None:

@@ -31,7 +31,7 @@ import fabric
 import paramiko
 
 from runbook_lib.params import HostPaths, load_params
-from runbook_lib.runs.cluster import Cluster
+from runbook_lib.runs.cluster import Cluster, Signs
 from runbook_lib.stages import stage
 from runbook_lib.stages.network.pairs import pairs
 
@@ -263,7 +263,7 @@ def configure(params: Params) -> None:
         def work(host: str, changes: tuple[Change, ...] = tuple(changes)) -> None:
             for change in changes:
                 if change.subject.host == host:
-                    cluster.apply(change, lambda *_: None, threading.Event())
+                    cluster.apply(change, lambda *_: None, Signs(threading.Event()))
 
         threads = [threading.Thread(target=work, args=(host.name,)) for host in params.cluster.hosts]
         for thread in threads:

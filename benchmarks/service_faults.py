@@ -33,7 +33,7 @@ from runbook_lib.errors import RunbookError
 from runbook_lib.model import Change, Finding, Job, Subject, Verdict
 from runbook_lib.params import HostPaths, load_params
 from runbook_lib.remote import fan_out
-from runbook_lib.runs.cluster import Cluster
+from runbook_lib.runs.cluster import Cluster, Signs
 from runbook_lib.stages import stage
 from runbook_lib.twin import lifecycle, service_faults
 from runbook_lib.twin.fault_list import FAULTS, Expectation
@@ -135,7 +135,7 @@ class Bench:
             def on_host(target: Target, phase: int = phase) -> None:
                 for change in changes:
                     if change.subject.host == target.name and change.phase == phase:
-                        self.cluster.apply(change, lambda *_: None, threading.Event())
+                        self.cluster.apply(change, lambda *_: None, Signs(threading.Event()))
 
             for result in fan_out(self.cluster.targets, on_host, deadline_s=120.0).values():
                 if result.error is not None:
