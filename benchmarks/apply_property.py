@@ -106,7 +106,7 @@ def apply_all(cluster: Cluster, changes: list[Change]) -> None:
 def plan_of(cluster: Cluster, params: Params, name: str) -> list[Change]:
     """Probe, and return what a stage would change."""
     each = stage(name)
-    return each.module.plan(each.module.facts(params, cluster.probe(each)), params)
+    return each.module.plan(cluster.observe(each)[1], params)
 
 
 def problems(cluster: Cluster, params: Params, name: str) -> list[str]:
@@ -114,7 +114,7 @@ def problems(cluster: Cluster, params: Params, name: str) -> list[str]:
     deadline = time.monotonic() + SETTLE_S
     while True:
         each = stage(name)
-        found = each.module.check(each.module.facts(params, cluster.probe(each)), params)
+        found = each.module.check(cluster.observe(each)[1], params)
         bad = [one for one in found if one.verdict in {Verdict.FAIL, Verdict.UNKNOWN}]
         if not bad or not all(one.transient for one in bad) or time.monotonic() > deadline:
             return [f"{one.code} {one.subject}: {one.seen}" for one in bad]

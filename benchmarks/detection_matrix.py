@@ -89,7 +89,7 @@ class Bench:
         with contextlib.closing(Cluster(self.params)) as cluster:
             for name in STAGES:
                 module = stage(name).module
-                facts = module.facts(self.params, cluster.probe(stage(name)))
+                _, facts = cluster.observe(stage(name))
                 seen.findings += module.check(facts, self.params)
                 if not module.waits_for(facts, self.params):
                     seen.plans[name] = module.plan(facts, self.params)
@@ -104,7 +104,7 @@ class Bench:
                     changes = seen.plans[name]
                 else:
                     module = stage(name).module
-                    facts = module.facts(self.params, cluster.probe(stage(name)))
+                    _, facts = cluster.observe(stage(name))
                     changes = [] if module.waits_for(facts, self.params) else module.plan(facts, self.params)
                 _make(cluster, changes)
                 stale = stale or bool(changes)

@@ -179,11 +179,11 @@ def ours(params: Params) -> None:
     try:
         for name in STAGES:
             module = stage(name).module
-            probes = cluster.probe(stage(name))
+            probes, facts = cluster.observe(stage(name))
             lost = [each.host for each in probes.values() if each.error]
             if lost:
                 raise RuntimeError(f"{name}: no answer of {', '.join(lost)}")
-            module.check(module.facts(params, probes), params)
+            module.check(facts, params)
     finally:
         cluster.close()
 
@@ -258,7 +258,7 @@ def configure(params: Params) -> None:
     cluster = Cluster(params, home())
     for name in STAGES:
         module = stage(name).module
-        changes = module.plan(module.facts(params, cluster.probe(stage(name))), params)
+        changes = module.plan(cluster.observe(stage(name))[1], params)
 
         def work(host: str, changes: tuple[Change, ...] = tuple(changes)) -> None:
             for change in changes:
@@ -294,7 +294,7 @@ def measure(hosts: int, given: argparse.Namespace, folder: Path) -> bool:
     try:
         params = load_params(file)
         configure(params)
-        probes = Cluster(params, folder).probe(stage("gateway"))
+        probes, _ = Cluster(params, folder).observe(stage("gateway"))
         lines = {host.name: commands_of(params, host, probes[host.name].paths) for host in params.cluster.hosts}
         own, plain_loop = [], []
         others: dict[str, list[float]] = {name: [] for name, program, _ in tools if program}

@@ -127,7 +127,7 @@ class Bench:
 
     def _plan(self, name: str) -> list[Change]:
         module = stage(name).module
-        return list(module.plan(module.facts(self.params, self.cluster.probe(stage(name))), self.params))
+        return list(module.plan(self.cluster.observe(stage(name))[1], self.params))
 
     def _make(self, changes: list[Change]) -> None:
         for phase in sorted({change.phase for change in changes}):
@@ -146,7 +146,7 @@ class Bench:
         found: list[Finding] = []
         for name in names:
             module = stage(name).module
-            found += module.check(module.facts(self.params, self.cluster.probe(stage(name))), self.params)
+            found += module.check(self.cluster.observe(stage(name))[1], self.params)
         return found
 
     def script(self, name: str, hosts: list[str]) -> None:
@@ -307,8 +307,7 @@ def _errors(found: list[Finding]) -> list[Finding]:
 
 def _first_stamp(bench: Bench) -> float | None:
     """Return when the first error line of all hosts was written, in our own time."""
-    module = stage("service").module
-    facts = module.facts(bench.params, bench.cluster.probe(stage("service")))
+    _, facts = bench.cluster.observe(stage("service"))
     stamps = [
         error.at
         for seen in facts.hosts.values()

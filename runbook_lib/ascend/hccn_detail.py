@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from runbook_lib.model import Capture
 
 _ROUTE_COLUMNS = 8
+_COUNTER = re.compile(r"[ \t]*([a-z][a-z0-9_]*)[ \t]*:[ \t]*(\S+)[ \t]*")
 _LINES = re.IGNORECASE | re.MULTILINE
 _MAC = "(?:[0-9a-f]{2}[:-]){5}[0-9a-f]{2}"
 
@@ -163,7 +164,7 @@ def parse_stat(capture: Capture) -> Reading[Mapping[str, int]]:
         return refused
     counters: dict[str, int] = {}
     for line in lines_of(plain(capture.stdout)):
-        match = re.fullmatch(r"[ \t]*([a-z][a-z0-9_]*)[ \t]*:[ \t]*(\S+)[ \t]*", line.text)
+        match = _COUNTER.fullmatch(line.text)
         if match is None or line.open:
             continue
         value = to_int(match.group(2))

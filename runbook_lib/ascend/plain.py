@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -36,13 +35,14 @@ _NOISE = re.compile(
     re.IGNORECASE,
 )
 BLANKS = re.compile(r"[ \t]+")
-_INDENT = re.compile(r"^[ \t]{200,}")  # no tool indents so far; patterns would go through it again and again
+_INDENT = re.compile(
+    r"^[ \t]{200,}", re.MULTILINE
+)  # no tool indents so far; patterns would go through it again and again
 _LARGEST_OCTET = 255
 DEVICE = r"[ \t]*(?:\[(?:devid|device|dev_id)[ \t]*[0-9]+\])?[ \t]*"  # what may stand before a label
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
+class Line(NamedTuple):
     """One line. `number` counts from 1. `open`: the input ended inside it, so its last word may be cut off."""
 
     number: int
@@ -64,7 +64,7 @@ def plain(text: str) -> str:
 
 def lines_of(text: str) -> list[Line]:
     """Return the lines of plain text."""
-    parts = [_INDENT.sub(" ", part.rstrip()) for part in text.split("\n")]
+    parts = [part.rstrip() for part in _INDENT.sub(" ", text).split("\n")]
     last = parts.pop()
     lines = [Line(number, part) for number, part in enumerate(parts, start=1)]
     if last.strip():

@@ -14,6 +14,8 @@ T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
 _LONGEST_MESSAGE = 300
+_INTEGER = re.compile(r"-?[0-9]{1,18}")
+_NUMBER = re.compile(r"-?[0-9]{1,18}(?:\.[0-9]{1,12})?")
 _NOT_RUNNABLE = frozenset({126, 127})  # what a shell answers for "cannot execute" and "not found"
 
 # The words come from the tools' sources; the exit codes collide in their low byte, so words decide.
@@ -134,9 +136,9 @@ def refusal(capture: Capture) -> Reading[Never] | None:
 
 def to_int(text: str) -> int | None:
     """Read a decimal integer of at most 18 digits; None for anything else."""
-    return int(text) if re.fullmatch(r"-?[0-9]{1,18}", text.strip()) else None
+    return int(text) if _INTEGER.fullmatch(text.strip()) else None
 
 
 def to_float(text: str) -> float | None:
     """Read a plain decimal number; None for anything else (also for `-`, `NA`, `inf`)."""
-    return float(text) if re.fullmatch(r"-?[0-9]{1,18}(?:\.[0-9]{1,12})?", text.strip()) else None
+    return float(text) if _NUMBER.fullmatch(text.strip()) else None

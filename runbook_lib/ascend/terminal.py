@@ -192,7 +192,7 @@ def _without_inline(steps: Sequence[Step], lines: Sequence[Line]) -> list[Line]:
         if head:
             out.append(Line(line.number, head))
         if len(line.text.strip()) > len(head) or not head:
-            out.append(replace(line, text=line.text[len(head) :]))
+            out.append(line._replace(text=line.text[len(head) :]))
     return out
 
 

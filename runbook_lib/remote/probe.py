@@ -1,9 +1,9 @@
 """Run the read-only commands of one host in one round trip.
 
-The script goes to `sh` on stdin. Each section writes to files of a private temp dir, has its own timeout and group,
-and is sent as `header, stdout, header, stderr, header` with a random nonce in each header, so that binary output,
-a missing last newline or frame-like text cannot shift a frame. A tool that hangs, even in the kernel, loses its own
-section only.
+The script goes to `sh` on stdin. Each section has its own timeout and group, writes to its own files of a private temp
+dir (a command that outlives its section writes nothing into the next), and is sent as `header, stdout, header, stderr,
+header` with a random nonce in each header, so that binary output, a missing last newline or frame-like text cannot
+shift a frame. A tool that hangs, even in the kernel, loses its own section only.
 """
 
 from __future__ import annotations
@@ -60,18 +60,18 @@ section() {
     return
   esac
   read -r a x </proc/uptime
-  timeout -k 1 "$t" "$@" >"$d/o" 2>"$d/e" </dev/null &
+  timeout -k 1 "$t" "$@" >"$d/o$i" 2>"$d/e$i" </dev/null &
   p=$!
   { wait "$p"; } 2>/dev/null; r=$?
   read -r b x </proc/uptime
   case $r in 124|137) kill -s KILL -- "-$p" 2>/dev/null; [ "$u" = - ] || hung="$hung $u";; esac
   p=
   printf '%s begin %s %s %s %s\n' "$N" "$i" "$r" "$a" "$b" || exit 1
-  [ ! -s "$d/o" ] || head -c "$M" "$d/o" || exit 1
+  [ ! -s "$d/o$i" ] || head -c "$M" "$d/o$i" || exit 1
   printf '%s middle %s\n' "$N" "$i"
-  [ ! -s "$d/e" ] || head -c "$M" "$d/e" || exit 1
+  [ ! -s "$d/e$i" ] || head -c "$M" "$d/e$i" || exit 1
   printf '%s end %s\n' "$N" "$i"
-  rm -f "$d/o" "$d/e"
+  true >"$d/o$i" 2>"$d/e$i"
 }
 """
 )

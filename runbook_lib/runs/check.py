@@ -44,7 +44,7 @@ def check_cluster(
                 continue
             if on_stage is not None:
                 on_stage(stage.title)
-            facts = stage.module.facts(params, cluster.probe(stage))
+            _, facts = cluster.observe(stage)
             checks.append(StageCheck(stage.name, stage.title, tuple(stage.module.check(facts, params)), facts))
     finally:
         cluster.close()

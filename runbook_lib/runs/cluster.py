@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from runbook_lib.model import Section
     from runbook_lib.params import Params
     from runbook_lib.remote import JobStatus
+    from runbook_lib.stages.base import FactsT
 
     OnProgress = Callable[[str, float, str], None]
 
@@ -148,11 +149,35 @@ class Cluster:
             raise self._twin_down()
         return {name: str(result.error) for name, result in results.items() if result.error is not None}
 
-    def probe(self, stage: Stage[Any], first: Callable[[str], Section] | None = None) -> Probes:
-        """Read all hosts at once. A host that cannot be read has its error. Raises TwinDown when the twin is down.
+    def observe(self, stage: Stage[FactsT], first: Callable[[str], Section] | None = None) -> tuple[Probes, FactsT]:
+        """Read all hosts at once, then what the first answers call for; return the answers and their facts.
 
+        A host that cannot be read has its error; one that is lost meanwhile keeps its first answers. Raises TwinDown
+        when the twin is down.
         first: makes a section out of a host's work folder that is run before those of the stage.
         """
+        probes = self._probe(stage, first)
+        facts = stage.module.facts(self.params, probes)
+        scripts = (
+            stage.follow_up(facts, self.params, {name: seen.paths for name, seen in probes.items()})
+            if stage.follow_up is not None
+            else {}
+        )
+        asked = [each for each in self.targets if each.name in scripts and scripts[each.name].sections]
+        if not asked:
+            return probes, facts
+        results = fan_out(
+            asked,
+            lambda target: probe_unless_busy(self.connected(target), scripts[target.name]),
+            deadline_s=PROBE_DEADLINE_S,
+        )
+        more = {name: result.value or {} for name, result in results.items()}
+        probes = {
+            name: replace(seen, captures={**seen.captures, **more.get(name, {})}) for name, seen in probes.items()
+        }
+        return probes, stage.module.facts(self.params, probes)
+
+    def _probe(self, stage: Stage[Any], first: Callable[[str], Section] | None) -> Probes:
         asked: dict[str, float] = {}
 
         def read(target: Target) -> dict[str, Capture]:
@@ -174,21 +199,7 @@ class Cluster:
                 raise result.error
             error = self.redactor.text(result.error.reason) if isinstance(result.error, HostError) else ""
             probes[name] = HostProbe(name, paths, result.value or {}, error, asked.get(name))
-        return self._follow_up(stage, probes) if stage.follow_up is not None else probes
-
-    def _follow_up(self, stage: Stage[Any], probes: Probes) -> Probes:
-        """Ask the hosts what the first answers call for; a host that is lost meanwhile keeps its first answers."""
-        assert stage.follow_up is not None  # noqa: S101 - the caller's own branch
-        facts = stage.module.facts(self.params, probes)
-        scripts = stage.follow_up(facts, self.params, {name: seen.paths for name, seen in probes.items()})
-        asked = [each for each in self.targets if each.name in scripts and scripts[each.name].sections]
-        results = fan_out(
-            asked,
-            lambda target: probe_unless_busy(self.connected(target), scripts[target.name]),
-            deadline_s=PROBE_DEADLINE_S,
-        )
-        more = {name: result.value or {} for name, result in results.items()}
-        return {name: replace(seen, captures={**seen.captures, **more.get(name, {})}) for name, seen in probes.items()}
+        return probes
 
     def apply(self, change: Change, on_progress: OnProgress, signs: Signs) -> None:
         """Make one change. Raises StageFailed with what was tried, what came, and what to do next."""

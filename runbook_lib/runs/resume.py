@@ -221,7 +221,7 @@ def _recheck(  # noqa: PLR0913, PLR0917 - what a check needs, and where it is to
     if recorded is None or (recorded["verdict"] not in _GOOD):
         return None
     try:
-        facts = stage.module.facts(params, cluster.probe(stage))
+        _, facts = cluster.observe(stage)
     except RunbookError as error:
         log.append("stage_recheck", stage=stage.name, holds=False, why=str(error))
         return None

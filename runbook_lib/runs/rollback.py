@@ -171,7 +171,7 @@ class _Undo:
         probes: dict[str, Probes] = {}
         first = lock
         for stage in self._stages():
-            probes[stage.name] = self._cluster.probe(stage, first)
+            probes[stage.name], _ = self._cluster.observe(stage, first)
             first = None
         for history in (*self._histories, *self._newer):
             text = params_text(history.params)
@@ -321,7 +321,7 @@ class _Undo:
 
     def _befores(self) -> dict[Key, str]:
         """Return what each change that a stage would plan now finds there."""
-        probes = {stage.name: self._cluster.probe(stage) for stage in self._stages()}
+        probes = {stage.name: self._cluster.observe(stage)[0] for stage in self._stages()}
         return {
             (stage.name, str(change.subject), change.summary): change.before
             for history in self._histories

@@ -172,11 +172,11 @@ class StageSession:
 
     def _look(self, *, lock_s: int = 0) -> Observation:
         """Probe, judge and plan; with lock_s, under the hosts' apply locks, which are taken in the same round trip."""
-        probes = self.cluster.probe(self._stage, (lambda work: self._locks.section(work, lock_s)) if lock_s else None)
+        lock = (lambda work: self._locks.section(work, lock_s)) if lock_s else None
+        probes, facts = self.cluster.observe(self._stage, lock)
         if lock_s:
             self._locks.taken(probes)
         module = self._stage.module
-        facts = module.facts(self.params, probes)
         if self._measured is not None:
             facts = replace(facts, points=self._measured.all, found=self._measured.found)
         findings = tuple(module.check(facts, self.params))

@@ -1,8 +1,9 @@
 """Many reads of hccn_tool in one section of a probe.
 
 A section of its own for each read costs as much as the read itself, and there are a hundred on a host. So the reads of
-all cards are one section, with marks between them and a timeout for each card; stdout and stderr come together, as both
-carry the tool's words. A call that hangs loses the rest of its own card only.
+all cards are one section, with marks between them; stdout and stderr come together, as both carry the tool's words. At
+first one timeout holds for all cards; where that was not enough they are all asked again with a timeout for each, so
+that a call that hangs loses the rest of its own card only.
 """
 
 from __future__ import annotations
@@ -16,18 +17,24 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 _MARK = "@@runbook"
-_ONE_CARD = f"""
-tool=$1 card=$2; shift 2
-for word do
-  printf '{_MARK} read %s %s\\n' "$card" "$word"
-  "$tool" -i "$card" "-$word" -g 2>&1
-  printf '\\n{_MARK} code %s\\n' "$?"
+_CARDS = f"""
+tool=$1 words=$2; shift 2
+for card do
+  for word in $words; do
+    printf '{_MARK} read %s %s\\n' "$card" "$word"
+    "$tool" -i "$card" "-$word" -g 2>&1
+    printf '\\n{_MARK} code %s\\n' "$?"
+  done
 done
 """
+_AGAIN = f"\n{_MARK} again\n"
 _SCRIPT = f"""
-one=$1 tool=$2 limit=$3 words=$4; shift 4
+cards=$1 tool=$2 limit=$3 words=$4; shift 4
+timeout -k 1 "$limit" sh -c "$cards" sh "$tool" "$words" "$@"
+case $? in 124|137) ;; *) exit;; esac
+printf '\\n{_MARK} again\\n'
 for card do
-  timeout -k 1 "$limit" sh -c "$one" sh "$tool" "$card" $words
+  timeout -k 1 "$limit" sh -c "$cards" sh "$tool" "$words" "$card"
   printf '\\n{_MARK} card %s %s\\n' "$card" "$?"
 done
 """
@@ -42,10 +49,11 @@ Reads = dict[tuple[int, str], Capture]
 def cards_section(key: str, tool: str, cards: Sequence[int], words: Sequence[str], limit_s: int = 15) -> Section:
     """Return a section that asks every card for all words (the tool's own, without dash), one after the other.
 
-    limit_s: for all reads of one card together; the real tool needs tens of milliseconds for each.
+    limit_s: for all reads together, and if that was not enough for those of each card; the real tool needs tens of
+    milliseconds for each read.
     """
-    argv = ("sh", "-c", _SCRIPT, "sh", _ONE_CARD, tool, str(limit_s), " ".join(words), *map(str, cards))
-    return Section(key, argv, 5.0 + (limit_s + 2) * len(cards))
+    argv = ("sh", "-c", _SCRIPT, "sh", _CARDS, tool, str(limit_s), " ".join(words), *map(str, cards))
+    return Section(key, argv, 5.0 + (limit_s + 2) * (1 + len(cards)))
 
 
 def split_reads(capture: Capture, cards: Sequence[int], words: Sequence[str]) -> Reads:
@@ -57,7 +65,7 @@ def split_reads(capture: Capture, cards: Sequence[int], words: Sequence[str]) ->
     if not capture.ok and not capture.timed_out:
         failed = Capture(capture.stdout, capture.stderr, capture.exit_code)
         return dict.fromkeys(reads, failed)
-    parts = _READ.split(capture.stdout)
+    parts = _READ.split(capture.stdout.rpartition(_AGAIN)[2])
     found: Reads = {}
     for card, word, body in zip(parts[1::3], parts[2::3], parts[3::3], strict=True):
         read = (int(card), word)

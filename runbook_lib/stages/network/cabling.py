@@ -16,16 +16,19 @@ if TYPE_CHECKING:
     from runbook_lib.stages.base import Findings
     from runbook_lib.stages.network.facts import CardNetwork, NetworkFacts
 
+    Ports = defaultdict[tuple[str, str | None], set[Subject]]
+
 
 def check_cabling(findings: Findings, facts: NetworkFacts, params: Params) -> None:
     """Judge the neighbour of every card, then the cluster as a whole."""
+    on_port = _cards_on_ports(facts)
     for host in params.cluster.hosts:
         for card in host.cards:
             seen = facts.cards.get(host.name, {}).get(card.id)
             if seen is not None:
                 _check_lldp(findings, params, Subject(host.name, card.id), seen)
                 if params.cluster.topology is Topology.SWITCH:
-                    _check_port(findings, facts, params, host, card, seen)
+                    _check_port(findings, on_port, params, host, card, seen)
                 else:
                     _check_peer(findings, facts, Subject(host.name, card.id))
     _check_topology(findings, facts, params)
@@ -54,7 +57,7 @@ def place(lldp: Lldp) -> str:
 
 
 def _check_port(  # noqa: PLR0913, PLR0917 - a card, and all others to compare it with
-    findings: Findings, facts: NetworkFacts, params: Params, host: Host, card: Card, seen: CardNetwork
+    findings: Findings, on_port: Ports, params: Params, host: Host, card: Card, seen: CardNetwork
 ) -> None:
     """Compare a card's port with the cabling plan, and with the ports of all other cards."""
     subject = Subject(host.name, card.id)
@@ -74,7 +77,7 @@ def _check_port(  # noqa: PLR0913, PLR0917 - a card, and all others to compare i
         (lldp.system or "").lower(),
     }:
         problems.append(f"switch {lldp.chassis_mac or lldp.system or 'unnamed'}")
-    same = _on(facts, lldp) - {subject}
+    same = on_port[lldp.ifname, lldp.chassis_mac] - {subject}
     if same:
         problems.append(f"{place(lldp)}, as {', '.join(map(str, sorted(same)))} says too")
     no_plan = card.port is None and card.switch is None
@@ -94,14 +97,13 @@ def _planned_for(params: Params, lldp: Lldp) -> str:
     return ", ".join(owners)
 
 
-def _on(facts: NetworkFacts, lldp: Lldp) -> set[Subject]:
-    return {
-        Subject(host, number)
-        for host, cards in facts.cards.items()
-        for number, each in cards.items()
-        if each.lldp.value is not None
-        and (each.lldp.value.ifname, each.lldp.value.chassis_mac) == (lldp.ifname, lldp.chassis_mac)
-    }
+def _cards_on_ports(facts: NetworkFacts) -> Ports:
+    ports: Ports = defaultdict(set)
+    for host, cards in facts.cards.items():
+        for number, each in cards.items():
+            if each.lldp.value is not None:
+                ports[each.lldp.value.ifname, each.lldp.value.chassis_mac].add(Subject(host, number))
+    return ports
 
 
 def _check_peer(findings: Findings, facts: NetworkFacts, subject: Subject) -> None:

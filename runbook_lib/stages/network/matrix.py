@@ -106,9 +106,13 @@ def check_matrix(findings: Findings, facts: NetworkFacts, params: Params) -> Non
         return
     cells = judged(facts, params)
     blamed = blame(cells)
+    pinged: defaultdict[Subject, list[Cell]] = defaultdict(list)
+    for cell in facts.pings:
+        if has_way(params, cell):
+            pinged[cell[0]].append(cell)
     for host, cards in facts.cards.items():
-        for number in cards:
-            _check_card(findings, facts, params, Subject(host, number), cells, blamed.get(Subject(host, number), []))
+        for card in [Subject(host, number) for number in cards]:
+            _check_card(findings, facts, params, card, pinged[card], cells, blamed.get(card, []))
 
 
 def _check_card(  # noqa: PLR0913, PLR0917 - a card, and what the whole matrix says
@@ -116,12 +120,12 @@ def _check_card(  # noqa: PLR0913, PLR0917 - a card, and what the whole matrix s
     facts: NetworkFacts,
     params: Params,
     subject: Subject,
+    mine: list[Cell],
     cells: dict[Cell, Verdict],
     failing: list[Cell],
 ) -> None:
     expected = "every card that was pinged answers, 0 % loss"
     own = not_judged(facts, params, subject)
-    mine = [cell for cell in facts.pings if cell[0] == subject and has_way(params, cell)]
     if own:
         findings.add("NET-PING", subject, Verdict.SKIPPED, seen=f"not judged: {own}", expected=expected)
         return
