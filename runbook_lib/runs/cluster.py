@@ -104,18 +104,6 @@ class Cluster:
                 f"{known} is missing: no host key of this cluster was pinned yet",
                 next_command=f"runbook trust params/{params.cluster.name}.yaml",
             )
-        self._roots = self._read_roots(known.with_name(_TWIN_ROOTS))
-
-    def _read_roots(self, file: Path) -> dict[str, str]:
-        """Return which folder stands for each host's `/`: "" but for a twin whose hosts are folders."""
-        names = [target.name for target in self.targets]
-        if self.params.twin is None:
-            return dict.fromkeys(names, "")
-        try:
-            roots = json.loads(file.read_text(encoding="utf-8"))
-            return {name: str(roots[name]) for name in names}
-        except (OSError, ValueError, LookupError, TypeError):
-            raise self._twin_down() from None  # never "": that would be this machine's own files
 
     def _twin_down(self) -> TwinDown:
         name = self.params.cluster.name
@@ -149,8 +137,18 @@ class Cluster:
             host = self._hosts[target.name] = Host(target, self._observe, self.redactor.text)
         host.open()
         if target.name not in self._paths:
-            self._paths[target.name] = HostPaths.of(self.params, self._roots[target.name])
+            self._paths[target.name] = HostPaths.of(self.params, self._root_of(target))
         return host
+
+    def _root_of(self, target: Target) -> str:
+        """Return the folder that stands for a host's `/`: "" but for a twin whose hosts are folders."""
+        if self.params.twin is None:
+            return ""
+        roots = Path(target.known_hosts).with_name(_TWIN_ROOTS)
+        try:
+            return str(json.loads(roots.read_text(encoding="utf-8"))[target.name])
+        except (OSError, ValueError, KeyError):
+            raise self._twin_down() from None  # never "": that would be this machine's own files
 
     def reach(self) -> dict[str, str]:
         """Connect to every host; return the error of each that cannot be reached. Raises TwinDown for a twin."""
