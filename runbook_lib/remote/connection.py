@@ -148,26 +148,12 @@ class HardenedConnection(fabric.Connection):  # type: ignore[misc]  # fabric pub
         )
 
     def _load_pinned_keys(self) -> None:
-        """Load the lines of this host only: paramiko compares each that it loads with all before it."""
         target: Target = self.target
-        keys = self.client.get_host_keys()
         try:
-            for line in Path(target.known_hosts).read_text(encoding="utf-8").splitlines():
-                names = line.split()[:1]
-                if not names or not (names[0].startswith("|") or target.host_key_name in names[0].split(",")):
-                    continue
-                entry = None
-                with contextlib.suppress(paramiko.SSHException):
-                    entry = paramiko.hostkeys.HostKeyEntry.from_line(line.strip())
-                if entry is None or entry.key is None:
-                    continue  # a kind of key that nobody here can read pins nothing
-                kind = entry.key.get_name()
-                for name in entry.hostnames or ():
-                    if kind not in (keys.lookup(name) or {}):  # the first of a kind counts
-                        keys.add(name, kind, entry.key)
+            self.client.load_host_keys(target.known_hosts)
         except FileNotFoundError:
             return  # nothing is pinned yet: the key is refused as unknown, with its fingerprint
-        except (OSError, ValueError, paramiko.hostkeys.InvalidHostKey) as error:
+        except (OSError, UnicodeDecodeError, ValueError, paramiko.hostkeys.InvalidHostKey) as error:
             raise HostKeyRejected(
                 target.name,
                 f"the pinned host keys in {target.known_hosts} cannot be read: {error}",

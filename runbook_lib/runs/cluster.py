@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import secrets
 import shlex
 import threading
 import time
 from collections import defaultdict
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tenacity import Retrying, retry_if_result, stop_after_attempt, wait_fixed
@@ -25,6 +23,7 @@ from runbook_lib.stages import HostProbe, Probes, Stage
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from pathlib import Path
 
     from runbook_lib.model import Section
     from runbook_lib.params import Params
@@ -34,7 +33,7 @@ if TYPE_CHECKING:
     OnProgress = Callable[[str, float, str], None]
 
 PROBE_DEADLINE_S = 300.0
-_TWIN_ROOTS = "host_roots.json"  # a twin puts it beside its host keys: where each host's file system begins
+ROOT_VARIABLE = "RUNBOOK_HOST_ROOT"  # set by a twin of level L0: where the host's file system begins
 _BUSY = "hccn_tool is busy"
 _BUSY_TRIES = 10
 _POLL_S = 0.5
@@ -137,18 +136,11 @@ class Cluster:
             host = self._hosts[target.name] = Host(target, self._observe, self.redactor.text)
         host.open()
         if target.name not in self._paths:
-            self._paths[target.name] = HostPaths.of(self.params, self._root_of(target))
+            prefix = ""
+            if self.params.twin is not None:
+                prefix = host.run(("printenv", ROOT_VARIABLE), 10.0).stdout.strip()
+            self._paths[target.name] = HostPaths.of(self.params, prefix)
         return host
-
-    def _root_of(self, target: Target) -> str:
-        """Return the folder that stands for a host's `/`: "" but for a twin whose hosts are folders."""
-        if self.params.twin is None:
-            return ""
-        roots = Path(target.known_hosts).with_name(_TWIN_ROOTS)
-        try:
-            return str(json.loads(roots.read_text(encoding="utf-8"))[target.name])
-        except (OSError, ValueError, KeyError):
-            raise self._twin_down() from None  # never "": that would be this machine's own files
 
     def reach(self) -> dict[str, str]:
         """Connect to every host; return the error of each that cannot be reached. Raises TwinDown for a twin."""

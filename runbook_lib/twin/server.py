@@ -107,8 +107,6 @@ class Resident:
                     await node.stop()
             else:
                 self.level = level
-                roots = {node.name: str(node.files) if level == "L0" else "" for node in self.world.nodes.values()}
-                (self.root / "host_roots.json").write_text(json.dumps(roots), encoding="utf-8")
                 return
         raise TwinError(
             "this machine cannot give the twin the level that its params ask for: " + "; ".join(self.reasons),

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import asyncssh
-import paramiko
 import pytest
 
 from runbook_lib.errors import AuthenticationFailed, HostError, HostKeyRejected, HostUnreachable
@@ -102,27 +101,6 @@ def test_key_of_another_port_does_not_count(server: Any, tmp_path: Path) -> None
     target = unpinned(server.target, tmp_path)
     pin(target.known_hosts, replace(target, port=22), server.key)
     assert isinstance(refusal(target), HostKeyRejected)
-
-
-def test_a_hashed_line_among_others_is_found(server: Any, tmp_path: Path) -> None:
-    """Of a kind the first line counts; comments and other hosts' lines change nothing."""
-    target = unpinned(server.target, tmp_path)
-    other = asyncssh.generate_private_key(server.key.type).export_public_key().decode().split()
-    hashed = paramiko.HostKeys.hash_host(target.host_key_name)
-    lines = [
-        "# keys",
-        f"10.9.9.9 {other[0]} {other[1]}",
-        "10.9.9.8 ssh-ed25519 notbase64",
-        f"{hashed} {server.key.type} {server.key.base64}",
-        f"{target.host_key_name} {other[0]} {other[1]}",
-    ]
-    Path(target.known_hosts).write_text("\n".join(lines))
-    with Host(target) as host:
-        assert host.run(["true"], 5).ok
-    Path(target.known_hosts).write_text("\n".join(lines[:3]))
-    assert "is not pinned" in str(refusal(target))
-    Path(target.known_hosts).write_text(f"{target.host_key_name} ssh-ed25519 notbase64\n")
-    assert "cannot be read" in str(refusal(target))
 
 
 def test_unreadable_known_hosts_is_no_trust(server: Any, tmp_path: Path) -> None:
