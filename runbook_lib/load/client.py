@@ -17,6 +17,7 @@ import time
 from array import array
 from collections import deque
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Self
 
 from runbook_lib.errors import LoadError
@@ -46,7 +47,7 @@ _NAP_LONGEST_S = 0.0125
 _NAP_OF_AN_ANSWER = 0.002
 _NAP_OF_A_GAP = 0.25
 # A service reads requests one after the other. Sent faster than it reads, those of a burst would wait in its sockets,
-# and the wait would count as first-token time.
+# and the wait would count as first-token time. Not without the kernel's stamps: what is not read in time is then late.
 _BETWEEN_SENDS_NS = 25_000
 _SENDS_AHEAD_NS = 200_000
 # epoll waits in whole milliseconds; what is due sooner is slept for.
@@ -100,6 +101,7 @@ class Client:
         self._timeouts: deque[tuple[int, Record, Slot]] = deque()
         self._lateness = array("q")
         self._unstamped = 0
+        self._stamped = True  # nobody has seen a read without the kernel's time so far
         self._wall_minus_mono = 0
         self._ready_since_ns = self._looked_ns = 0
         self._requests: prompts.Requests | None = None
@@ -148,6 +150,7 @@ class Client:
         """
         self._requests, self._work, self._records = requests, work, []
         self._closed = None if work.at_ns else work
+        self._stamped = not self._unstamped
         self._lateness, self._unstamped = array("q"), 0
         self._done = self._failed = self._next = self._answer_ns = self._answers = 0
         self._count = work.count
@@ -211,7 +214,7 @@ class Client:
             self._launch(self._idle.popleft(), index)
             now_ns += _BETWEEN_SENDS_NS
             ahead_ns = now_ns - time.monotonic_ns()
-            if ahead_ns > _SENDS_AHEAD_NS:
+            if ahead_ns > _SENDS_AHEAD_NS and self._stamped:
                 time.sleep(ahead_ns / _BILLION)
 
     def _launch_open(self, work: Workload, now_ns: int) -> None:
@@ -229,15 +232,21 @@ class Client:
 
     def _nap_s(self) -> float:
         """How long to let reads gather: none where it would cost accuracy."""
-        reads = len(self._lateness)
-        if self._reads or self._unstamped or not reads or len(self._slots) < _NAP_FROM:
+        if self._reads or self._unstamped or not self._lateness or len(self._slots) < _NAP_FROM:
             return 0.0
-        so_far_s = (time.monotonic_ns() - self._zero_ns) / _BILLION
-        gap_s = self._flying * so_far_s / reads
-        longest_s = min(_NAP_LONGEST_S, _NAP_OF_A_GAP * gap_s)
+        longest_s = min(_NAP_LONGEST_S, max(_NAP_FIRST_S, _NAP_OF_A_GAP * self._gap_s()))
         if self._answers:
             return min(longest_s, _NAP_OF_AN_ANSWER * self._answer_ns / self._answers / _BILLION)
+        so_far_s = (time.monotonic_ns() - self._zero_ns) / _BILLION
         return min(longest_s, max(_NAP_FIRST_S, _NAP_OF_AN_ANSWER * so_far_s))
+
+    def _gap_s(self) -> float:
+        """Return the time between two reads of the oldest answer that is under way, s; 0 as long as nobody knows."""
+        for _, record, _ in islice(self._timeouts, 1):
+            events = record.events
+            if len(events) > 1 and not record.end_ns:
+                return (events[-1] - events[0]) / (len(events) - 1) / _BILLION
+        return 0.0
 
     def _due_in_s(self, now_ns: int) -> float:
         """Seconds to the next request of an open loop; a long time when there is none or no client is free for it."""

@@ -15,6 +15,7 @@ from runbook_lib.remote.jobs import (
 )
 from runbook_lib.remote.locks import LOCK_KEY, LockOwner, SeenLock, lock_answer, lock_section, look_at_lock, release
 from runbook_lib.remote.run import Observer, RawCapture, output_digest
+from runbook_lib.remote.scope import cancelled
 from runbook_lib.remote.target import Target
 from runbook_lib.remote.trust import HostKey, fetch_host_key, pin, pinned
 
@@ -32,6 +33,7 @@ __all__ = [
     "Result",
     "SeenLock",
     "Target",
+    "cancelled",
     "fan_out",
     "fetch_host_key",
     "job_directory",

@@ -2,7 +2,8 @@
 
 A job's directory is <work>/jobs/<name>-<digest of argv>/ with
   argv.json   what runs
-  pid         pid and start time (field 22 of /proc/PID/stat): together they name one process, a pid alone does not
+  pid         pid and start time (field 22 of /proc/PID/stat): together they name one process, a pid alone does not;
+              and which start it was
   log         what it prints, both streams; log.old is that of the run before
   exit        its exit code, written atomically at its end
   lock        held only while a start looks and starts
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import secrets
 import time
 from dataclasses import dataclass
 from enum import StrEnum
@@ -30,6 +32,7 @@ _TIMEOUT_S = 30.0
 _TAIL_BYTES = 64 << 10
 _TAIL_LINES = 40
 _DIGEST_DIGITS = 12
+_ATTEMPT_BYTES = 8
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _PROGRESS = re.compile(r"^PROGRESS (\d+(?:\.\d+)?) (\d+(?:\.\d+)?) (\S+)\s*$", re.MULTILINE)
 
@@ -55,10 +58,11 @@ look() {
 # The runner traps TERM, so that it lives to write the exit code when its session is told to stop; a trapped (not
 # ignored) signal is back to its default in the program itself.
 _RUNNER = r"""
+attempt=$1; shift
 trap : TERM HUP INT
 read -r s <"/proc/$$/stat"; s=${s##*) }
 start=$(set -- $s; echo "${20}")
-echo "$$ $start" >pid.new && mv -f pid.new pid || exit 1
+echo "$$ $start $attempt" >pid.new && mv -f pid.new pid || exit 1
 "$@"
 echo "$?" >exit.new && mv -f exit.new exit
 """
@@ -67,7 +71,7 @@ echo "$?" >exit.new && mv -f exit.new exit
 _START = (
     r"""
 umask 077
-dir=$1 restart=$2 json=$3 runner=$4; shift 4
+dir=$1 restart=$2 attempt=$3 json=$4 runner=$5; shift 5
 mkdir -p "$dir" && cd "$dir" || exit 73
 exec 9>>lock
 flock -w 10 9 || { echo "another start of this job does not end" >&2; exit 75; }
@@ -76,11 +80,12 @@ flock -w 10 9 || { echo "another start of this job does not end" >&2; exit 75; }
     + r"""
 look
 if [ "$state" = running ]; then echo attached; exit 0; fi
+if [ -s pid ] && read -r x x begun x <pid && [ "$begun" = "$attempt" ]; then echo attached; exit 0; fi
 if [ "$state" = ended ] && [ "$code" = 0 ] && [ "$restart" = 0 ]; then echo finished; exit 0; fi
 rm -f exit pid
 [ ! -f log ] || mv -f log log.old
 printf '%s\n' "$json" >argv.json && : >log || exit 74
-setsid sh -c "$runner" job "$@" </dev/null >>log 2>&1 9>&- &
+setsid sh -c "$runner" job "$attempt" "$@" </dev/null >>log 2>&1 9>&- &
 n=0
 while [ ! -s pid ] && [ ! -f exit ]; do
   n=$((n + 1)); [ "$n" -lt 500 ] || { echo "the job did not start within 5 s" >&2; exit 75; }
@@ -184,13 +189,16 @@ def job_directory(job: Job, work_dir: str) -> str:
     return f"{work_dir}/jobs/{job.name}-{digest}"
 
 
-def start_job(host: Host, job: Job, work_dir: str, *, restart: bool = False) -> JobHandle:
+def start_job(host: Host, job: Job, work_dir: str, *, restart: bool = False, attempt: str = "") -> JobHandle:
     """Start the job, or attach to the same one: running, or ended with 0 (restart runs that again).
 
-    A job that failed or was lost is started anew. Raises CommandFailed when the host cannot start it.
+    A job that failed or was lost is started anew. attempt: a name for this start, hexadecimal; to a job that was begun
+    under it, a start that is made again attaches, however that job stands by now. Raises CommandFailed when the host
+    cannot start it.
     """
     directory = job_directory(job, work_dir)
-    arguments = (directory, str(int(restart)), canonical_json(list(job.argv)), _RUNNER, *job.argv)
+    attempt = attempt or secrets.token_hex(_ATTEMPT_BYTES)
+    arguments = (directory, str(int(restart)), attempt, canonical_json(list(job.argv)), _RUNNER, *job.argv)
     result = run_script(host, "job-start", _START, arguments, _TIMEOUT_S, told=(directory, *job.argv)).as_text()
     _check(host, result, f"cannot start job {job.name}", directory)
     return JobHandle(host.target.name, job.name, directory, attached=result.stdout.strip() != "started")

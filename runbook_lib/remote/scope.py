@@ -46,3 +46,9 @@ class CancelScope:
 
 #: The scope of the current thread; None outside a fan-out.
 current_scope: ContextVar[CancelScope | None] = ContextVar("current_scope", default=None)
+
+
+def cancelled() -> bool:
+    """Whether whoever set this thread to work waits for it no more."""
+    scope = current_scope.get()
+    return scope is not None and scope.cancelled

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 DONE = "done"
 NOT_REACHED = "not reached"
+BEGUN = "begun, its end was not seen"
 _SLACK_S = 60.0
 
 
@@ -50,6 +51,7 @@ def apply_plan(
             digest=plan.digest,
             **to_json(change),
         )
+        states[index] = BEGUN
         try:
             cluster.apply(change, _scaled(on_progress, finished[host], total[host]), signs)
         except RunbookError as error:

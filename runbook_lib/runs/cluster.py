@@ -16,7 +16,7 @@ from runbook_lib.errors import HostError, HostUnreachable, RunbookError, StageFa
 from runbook_lib.model import Capture, Change, Command, Job, ProbeScript, Upload
 from runbook_lib.params import HostPaths, project_root, resolve_path
 from runbook_lib.params.secrets import SecretValue, resolve
-from runbook_lib.remote import Host, JobState, Target, fan_out, job_directory, start_job, wait_job
+from runbook_lib.remote import Host, JobState, Target, cancelled, fan_out, job_directory, start_job, wait_job
 from runbook_lib.runs.pace import Pace
 from runbook_lib.runs.redaction import redactor_of
 from runbook_lib.stages import HostProbe, Probes, Stage
@@ -156,7 +156,10 @@ class Cluster:
         when the twin is down.
         first: makes a section out of a host's work folder that is run before those of the stage.
         """
-        probes = self._probe(stage, first)
+        return self.follow_up(stage, self.probe(stage, first))
+
+    def follow_up(self, stage: Stage[FactsT], probes: Probes) -> tuple[Probes, FactsT]:
+        """Ask for what the first answers call for; return all answers and their facts."""
         facts = stage.module.facts(self.params, probes)
         scripts = (
             stage.follow_up(facts, self.params, {name: seen.paths for name, seen in probes.items()})
@@ -177,7 +180,8 @@ class Cluster:
         }
         return probes, stage.module.facts(self.params, probes)
 
-    def _probe(self, stage: Stage[Any], first: Callable[[str], Section] | None) -> Probes:
+    def probe(self, stage: Stage[Any], first: Callable[[str], Section] | None = None) -> Probes:
+        """Read all hosts at once, see `observe`."""
         asked: dict[str, float] = {}
 
         def read(target: Target) -> dict[str, Capture]:
@@ -267,25 +271,28 @@ class Cluster:
     def _until_over(self, host: Host, job: Job, look: Callable[[JobStatus | None], None]) -> JobStatus:
         """Start a job and wait for it, also over lost connections; one that a reboot ended is started again.
 
-        When the connection is lost at the start nobody knows whether it began: a second start attaches to the first.
-        A job that is lost on a host that stayed connected was killed by somebody, and is left so, and so is a service
-        that a reboot ended. Raises HostUnreachable when a host does not come back within BACK_S.
+        When the connection is lost at the start nobody knows whether it began: a second start attaches to the first
+        if so, whatever became of it. A job that is lost on a host that stayed connected was killed by somebody, and is
+        left so, and so is a service that a reboot ended. Raises HostUnreachable when a host does not come back within
+        BACK_S, or when nobody waits for this host any more.
         """
         work = self._paths[host.target.name].work
         # a service stays; but what ends at once shall not be waited for until the stage's deadline
         deadline_s = job.deadline_s if job.wait else _EARLY_END_S
+        attempt = secrets.token_hex(8)
         handle, dropped, gone_since = None, False, None
 
         def seen(status: JobStatus) -> None:
-            nonlocal gone_since
+            nonlocal dropped, gone_since
             gone_since = None
+            dropped = dropped and status.state is not JobState.RUNNING  # it outlived the loss of the connection
             look(status)
 
-        while True:
+        while not cancelled():  # for another thread may have connected the host again
             try:
                 host.open()
                 if handle is None:
-                    handle, dropped = start_job(host, job, work, restart=True), False
+                    handle = start_job(host, job, work, restart=True, attempt=attempt)
                 status = wait_job(host, handle, deadline_s=deadline_s, poll_s=_POLL_S, on_progress=seen)
                 if status.state is not JobState.LOST or not (dropped and job.wait):
                     return status
@@ -295,10 +302,11 @@ class Cluster:
                 dropped = False
             except HostUnreachable:
                 dropped, gone_since = True, gone_since or time.monotonic()
-                if time.monotonic() > gone_since + BACK_S:
+                if cancelled() or time.monotonic() > gone_since + BACK_S:
                     raise
                 look(None)
                 time.sleep(_POLL_S)
+        raise HostUnreachable(host.target.name, "nobody waits for this host any more")
 
 
 def probe_unless_busy(host: Host, script: ProbeScript) -> dict[str, Capture]:

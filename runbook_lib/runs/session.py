@@ -173,9 +173,10 @@ class StageSession:
     def _look(self, *, lock_s: int = 0) -> Observation:
         """Probe, judge and plan; with lock_s, under the hosts' apply locks, which are taken in the same round trip."""
         lock = (lambda work: self._locks.section(work, lock_s)) if lock_s else None
-        probes, facts = self.cluster.observe(self._stage, lock)
+        probes = self.cluster.probe(self._stage, lock)
         if lock_s:
             self._locks.taken(probes)
+        probes, facts = self.cluster.follow_up(self._stage, probes)
         module = self._stage.module
         if self._measured is not None:
             facts = replace(facts, points=self._measured.all, found=self._measured.found)

@@ -65,7 +65,16 @@ def split_reads(capture: Capture, cards: Sequence[int], words: Sequence[str]) ->
     if not capture.ok and not capture.timed_out:
         failed = Capture(capture.stdout, capture.stderr, capture.exit_code)
         return dict.fromkeys(reads, failed)
-    parts = _READ.split(capture.stdout.rpartition(_AGAIN)[2])
+    first, again, second = capture.stdout.partition(_AGAIN)
+    found = _finished(first, reads, late=capture.timed_out)
+    if again:  # a tool that hangs may keep the others out as well, so what the first pass finished counts
+        done = {read: seen for read, seen in found.items() if seen.exit_code is not None}
+        found = _finished(second, reads, late=capture.timed_out) | done
+    return found
+
+
+def _finished(text: str, reads: set[tuple[int, str]], *, late: bool) -> Reads:
+    parts = _READ.split(text)
     found: Reads = {}
     for card, word, body in zip(parts[1::3], parts[2::3], parts[3::3], strict=True):
         read = (int(card), word)
@@ -75,8 +84,8 @@ def split_reads(capture: Capture, cards: Sequence[int], words: Sequence[str]) ->
         if ended is not None:
             found[read] = Capture(stdout=body[: ended.start()], exit_code=int(ended.group(1)))
         else:
-            late = capture.timed_out or (left is not None and left.group(1) in _TIMED_OUT)
-            found[read] = Capture(stdout=body[: left.start()] if left else body, timed_out=late)
+            cut = late or (left is not None and left.group(1) in _TIMED_OUT)
+            found[read] = Capture(stdout=body[: left.start()] if left else body, timed_out=cut)
     return found
 
 

@@ -238,3 +238,21 @@ def test_bad_names_and_gone_directories(host: Host, work: Path) -> None:
             job_directory(shell("true", name), str(work))
     with pytest.raises(CommandFailed, match="cannot be entered"):
         job_status(host, JobHandle("hostA", "x", str(work / "missing")))
+
+
+def test_a_start_that_is_made_again_attaches_to_what_it_began(host: Host, work: Path) -> None:
+    """However that ended meanwhile; another start runs it anew."""
+    job = shell("echo once; exit 3")
+    status = finish(host, start_job(host, job, str(work), restart=True, attempt="0a"))
+    assert status.exit_code == 3
+    again = start_job(host, job, str(work), restart=True, attempt="0a")
+    assert again.attached
+    assert finish(host, again).log_tail == "once"
+    assert not (Path(again.directory) / "log.old").exists()
+    assert not start_job(host, job, str(work), restart=True, attempt="0b").attached
+    long = shell("sleep 30")
+    handle = start_job(host, long, str(work), restart=True, attempt="0c")
+    os.killpg(int((Path(handle.directory) / "pid").read_text().split()[0]), signal.SIGKILL)
+    handle = start_job(host, long, str(work), restart=True, attempt="0c")
+    assert handle.attached
+    assert finish(host, handle).state is JobState.LOST

@@ -14,6 +14,7 @@ from runbook_lib.model import Change, Job, Subject, Upload
 from runbook_lib.params import HostPaths, load_params, project_root
 from runbook_lib.remote import JobHandle, JobState
 from runbook_lib.remote.jobs import JobStatus, Progress
+from runbook_lib.remote.scope import CancelScope, current_scope
 from runbook_lib.runs import cluster as module
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ def bed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     known = tmp_path / "outputs" / params.cluster.name / "known_hosts"
     known.parent.mkdir(parents=True)
     known.touch()
-    made = SimpleNamespace(started=[], lost_starts=[], uploads=[], answers=[], said=[])
+    made = SimpleNamespace(started=[], attempts=[], lost_starts=[], uploads=[], answers=[], said=[])
     target = SimpleNamespace(name="node1")
     host: Any = SimpleNamespace(target=target, open=lambda: None, upload=made.uploads.append)
 
@@ -48,8 +49,9 @@ def bed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
             if answer.state is not JobState.RUNNING:
                 return answer
 
-    def start(_host: object, job: Job, _work: str, *, restart: bool = False) -> JobHandle:
+    def start(_host: object, job: Job, _work: str, *, restart: bool = False, attempt: str = "") -> JobHandle:
         made.started.append(restart)
+        made.attempts.append(attempt)
         if made.lost_starts:
             raise made.lost_starts.pop()
         return JobHandle("node1", job.name, "/work/jobs/weights-1")
@@ -92,6 +94,38 @@ def test_a_start_that_was_lost_is_made_again(bed: SimpleNamespace) -> None:
     bed.apply(JOB)
     assert bed.started == [True, True, True]
     assert sum("no connection" in text for text in bed.said) == 2
+    assert len(set(bed.attempts)) == 1, "else it would not attach to what the first start began"
+
+
+def test_a_reboot_at_the_start_does_not_lose_the_token(bed: SimpleNamespace) -> None:
+    """The first start had read and removed it; what it began is lost."""
+    bed.apply(TOKEN)
+    bed.lost_starts, bed.answers = [GONE], [LOST, DONE]
+    bed.apply(JOB)
+    assert len(bed.started) == 3
+    assert [each.path for each in bed.uploads] == ["/t", "/t"]
+
+
+def test_nobody_starts_a_job_once_its_stage_is_over(bed: SimpleNamespace) -> None:
+    """The stage's deadline breaks the connections; another thread may have connected the host again."""
+    scope = CancelScope()
+    before = current_scope.set(scope)
+
+    def cut() -> None:
+        scope.cancel()
+        raise GONE
+
+    host = bed.cluster.connected(None)
+    try:
+        host.open = cut
+        with pytest.raises(HostUnreachable, match="the connection was lost"):
+            bed.apply(JOB)
+        host.open = lambda: None
+        with pytest.raises(HostUnreachable, match="nobody waits"):
+            bed.apply(JOB)
+    finally:
+        current_scope.reset(before)
+    assert bed.started == bed.said == []
 
 
 def test_nobody_waits_for_a_host_whose_change_failed(bed: SimpleNamespace) -> None:

@@ -116,6 +116,10 @@ def test_reads_of_cards_are_taken_apart(tool: Path) -> None:
     assert (3, "ip") not in found
     assert found[4, "lldp"].ok
     assert split_reads(join_reads(found), (0, 3, 4), words) == found
+    first, again, _ = done.stdout.partition("@@runbook again\n")
+    blocked = f"{first}{again}@@runbook read 0 link\nthe tool is busy\n\n@@runbook code 1\n"
+    kept = split_reads(Capture(stdout=blocked, exit_code=0), (0, 3, 4), words)
+    assert kept == {read: found[read] for read in ((0, "link"), (0, "lldp"), (0, "ip"))}
     cut = split_reads(Capture(stdout=done.stdout[:40], timed_out=True), (0, 3, 4), words)
     assert [(read, capture.timed_out) for read, capture in cut.items()] == [((0, "link"), True)]
     broken = split_reads(Capture(stderr="sh: not found", exit_code=127), (0,), words)
