@@ -19,6 +19,7 @@ from cryptography.x509.oid import NameOID
 from runbook_lib.errors import LoadError, UsageError
 from runbook_lib.load.client import Client, Progress
 from runbook_lib.load.prompts import Requests
+from runbook_lib.load.record import Record
 from runbook_lib.load.spec import PointSpec
 from runbook_lib.load.worker import measure
 from runbook_lib.load.workload import make_workload
@@ -74,6 +75,17 @@ def test_without_kernel_stamps_the_loop_clock_is_said(serve: Serve, monkeypatch:
     assert point.ttft_ms is not None
     assert point.ttft_ms.p50 >= 50
     assert point.client_lateness_ms is not None
+
+
+@pytest.mark.parametrize(("gap_ms", "nap_ms"), [(8, 2.0), (50, 12.5), (0, 1.0)])
+def test_the_nap_is_a_quarter_of_the_time_between_two_tokens(gap_ms: int, nap_ms: float) -> None:
+    """However long the first one took: two tokens in one read would have one stamp. Short while nobody knows."""
+    record = Record(0, start_ns=1)
+    record.events.extend(4_000_000_000 + gap_ms * 1_000_000 * number for number in range(5 if gap_ms else 1))
+    with Client(spec_for("http://127.0.0.1:1", concurrency=64, requests=64)) as client:
+        client._lateness.append(0)
+        client._timeouts.append((0, record, client._slots[0]))
+        assert client._nap_s() == pytest.approx(nap_ms / 1000)
 
 
 @pytest.mark.parametrize("channel", ["content", "reasoning_content", "reasoning"])
