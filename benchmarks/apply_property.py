@@ -90,7 +90,7 @@ def apply_all(cluster: Cluster, changes: list[Change]) -> None:
         try:
             for change in changes:
                 if change.subject.host == host:
-                    cluster.apply(change, lambda *_: None, Signs(threading.Event()))
+                    cluster.apply(change, lambda *_: None, Signs())
         except Exception as error:  # noqa: BLE001 - told in the main thread
             errors.append(error)
 

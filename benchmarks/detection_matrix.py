@@ -18,7 +18,6 @@ import random
 import shutil
 import sys
 import tempfile
-import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -127,11 +126,7 @@ class Bench:
         """Return the faults without those of a host that another fault made reboot, which have ended with that."""
         rebooted = {case.host for case in cases if case.fault.machine.get("reboot_at_call")}
         left = [(each["fault"], each["host"], each["card"]) for each in lifecycle.status(self.params, self.root).faults]
-        return [
-            case
-            for case in cases
-            if case.host not in rebooted or (case.fault.name, case.host, case.card) in left or len(cases) == 1
-        ]
+        return [case for case in cases if case.host not in rebooted or (case.fault.name, case.host, case.card) in left]
 
     def wait_up(self) -> None:
         """Wait for hosts that reboot."""
@@ -142,7 +137,7 @@ class Bench:
 
 
 def _make(cluster: Cluster, changes: list[Change]) -> None:
-    signs = Signs(threading.Event())
+    signs = Signs()
 
     def on_host(target: Any) -> None:  # noqa: ANN401 - a Target of remote
         for change in changes:

@@ -263,7 +263,7 @@ def configure(params: Params) -> None:
         def work(host: str, changes: tuple[Change, ...] = tuple(changes)) -> None:
             for change in changes:
                 if change.subject.host == host:
-                    cluster.apply(change, lambda *_: None, Signs(threading.Event()))
+                    cluster.apply(change, lambda *_: None, Signs())
 
         threads = [threading.Thread(target=work, args=(host.name,)) for host in params.cluster.hosts]
         for thread in threads:

@@ -135,7 +135,7 @@ class Bench:
             def on_host(target: Target, phase: int = phase) -> None:
                 for change in changes:
                     if change.subject.host == target.name and change.phase == phase:
-                        self.cluster.apply(change, lambda *_: None, Signs(threading.Event()))
+                        self.cluster.apply(change, lambda *_: None, Signs())
 
             for result in fan_out(self.cluster.targets, on_host, deadline_s=120.0).values():
                 if result.error is not None:

@@ -35,9 +35,8 @@ _NOISE = re.compile(
     re.IGNORECASE,
 )
 BLANKS = re.compile(r"[ \t]+")
-_INDENT = re.compile(
-    r"^[ \t]{200,}", re.MULTILINE
-)  # no tool indents so far; patterns would go through it again and again
+# no tool indents so far; patterns would go through it again and again
+_INDENT = re.compile(r"^[ \t]{200,}", re.MULTILINE)
 _LARGEST_OCTET = 255
 DEVICE = r"[ \t]*(?:\[(?:devid|device|dev_id)[ \t]*[0-9]+\])?[ \t]*"  # what may stand before a label
 

@@ -17,7 +17,6 @@ import time
 from array import array
 from collections import deque
 from dataclasses import dataclass
-from itertools import islice
 from typing import TYPE_CHECKING, Any, Self
 
 from runbook_lib.errors import LoadError
@@ -242,11 +241,10 @@ class Client:
 
     def _gap_s(self) -> float:
         """Return the time between two reads of the oldest answer that is under way, s; 0 as long as nobody knows."""
-        for _, record, _ in islice(self._timeouts, 1):
-            events = record.events
-            if len(events) > 1 and not record.end_ns:
-                return (events[-1] - events[0]) / (len(events) - 1) / _BILLION
-        return 0.0
+        record = self._timeouts[0][1] if self._timeouts else None
+        if record is None or record.end_ns or len(record.events) < 2:  # noqa: PLR2004 - a gap has two ends
+            return 0.0
+        return (record.events[-1] - record.events[0]) / (len(record.events) - 1) / _BILLION
 
     def _due_in_s(self, now_ns: int) -> float:
         """Seconds to the next request of an open loop; a long time when there is none or no client is free for it."""

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-import secrets
 import time
 from dataclasses import dataclass
 from enum import StrEnum
@@ -32,7 +31,6 @@ _TIMEOUT_S = 30.0
 _TAIL_BYTES = 64 << 10
 _TAIL_LINES = 40
 _DIGEST_DIGITS = 12
-_ATTEMPT_BYTES = 8
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _PROGRESS = re.compile(r"^PROGRESS (\d+(?:\.\d+)?) (\d+(?:\.\d+)?) (\S+)\s*$", re.MULTILINE)
 
@@ -80,7 +78,9 @@ flock -w 10 9 || { echo "another start of this job does not end" >&2; exit 75; }
     + r"""
 look
 if [ "$state" = running ]; then echo attached; exit 0; fi
-if [ -s pid ] && read -r x x begun x <pid && [ "$begun" = "$attempt" ]; then echo attached; exit 0; fi
+if [ -n "$attempt" ] && [ -s pid ] && read -r x x begun x <pid && [ "$begun" = "$attempt" ]; then
+  echo attached; exit 0
+fi
 if [ "$state" = ended ] && [ "$code" = 0 ] && [ "$restart" = 0 ]; then echo finished; exit 0; fi
 rm -f exit pid
 [ ! -f log ] || mv -f log log.old
@@ -197,7 +197,6 @@ def start_job(host: Host, job: Job, work_dir: str, *, restart: bool = False, att
     cannot start it.
     """
     directory = job_directory(job, work_dir)
-    attempt = attempt or secrets.token_hex(_ATTEMPT_BYTES)
     arguments = (directory, str(int(restart)), attempt, canonical_json(list(job.argv)), _RUNNER, *job.argv)
     result = run_script(host, "job-start", _START, arguments, _TIMEOUT_S, told=(directory, *job.argv)).as_text()
     _check(host, result, f"cannot start job {job.name}", directory)

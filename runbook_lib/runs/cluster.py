@@ -76,7 +76,7 @@ def targets(params: Params, root: Path) -> list[Target]:
 class Signs:
     """What ends the waiting for a job. stop: somebody wants to go. failed: a change on some host went wrong."""
 
-    stop: threading.Event
+    stop: threading.Event = field(default_factory=threading.Event)
     failed: threading.Event = field(default_factory=threading.Event)
 
 

@@ -66,14 +66,14 @@ def split_reads(capture: Capture, cards: Sequence[int], words: Sequence[str]) ->
         failed = Capture(capture.stdout, capture.stderr, capture.exit_code)
         return dict.fromkeys(reads, failed)
     first, again, second = capture.stdout.partition(_AGAIN)
-    found = _finished(first, reads, late=capture.timed_out)
+    found = _reads_in(first, reads, late=capture.timed_out)
     if again:  # a tool that hangs may keep the others out as well, so what the first pass finished counts
         done = {read: seen for read, seen in found.items() if seen.exit_code is not None}
-        found = _finished(second, reads, late=capture.timed_out) | done
+        found = _reads_in(second, reads, late=capture.timed_out) | done
     return found
 
 
-def _finished(text: str, reads: set[tuple[int, str]], *, late: bool) -> Reads:
+def _reads_in(text: str, reads: set[tuple[int, str]], *, late: bool) -> Reads:
     parts = _READ.split(text)
     found: Reads = {}
     for card, word, body in zip(parts[1::3], parts[2::3], parts[3::3], strict=True):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -63,7 +62,7 @@ def bed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     made.cluster.targets = [target]
     made.cluster._paths["node1"] = HostPaths.of(params)
     monkeypatch.setattr(made.cluster, "connected", lambda _target: host)
-    made.signs = module.Signs(threading.Event())
+    made.signs = module.Signs()
     made.apply = lambda change: made.cluster.apply(
         change, lambda _host, _share, text: made.said.append(text), made.signs
     )
