@@ -76,7 +76,8 @@ def commands_of(params: Params, host: Host, paths: HostPaths) -> list[str]:
     lines = []
     for name in STAGES:
         for section in stage(name).module.probe(params, host, paths).sections:
-            lines += pings(params, host, paths) if section.key == "pings" else plain(section)
+            if not section.if_hung:
+                lines += pings(params, host, paths) if section.key == "pings" else plain(section)
     return lines
 
 
@@ -84,7 +85,7 @@ def plain(section: Section) -> list[str]:
     """Return a section's commands as shell lines; of a section with many reads every single one."""
     if section.argv[0] != "sh":
         return [shlex.join(section.argv)]
-    tool, words, cards = section.argv[5], section.argv[7].split(), section.argv[8:]
+    tool, words, cards = section.argv[4], section.argv[5].split(), section.argv[6:]
     return [f"{tool} -i {card} -{word} -g" for card in cards for word in words]
 
 

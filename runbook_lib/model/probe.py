@@ -11,12 +11,14 @@ class Section:
 
     unit: one word for what it asks (a card). After a command that overran its timeout, the others of that unit are not
     run: what hangs once hangs each time, and each would cost its whole timeout.
+    if_hung: key of an earlier section that this one stands in for: it is run only when that one overran its timeout.
     """
 
     key: str
     argv: tuple[str, ...]
     timeout_s: float = 10.0
     unit: str = ""
+    if_hung: str = ""
 
 
 @dataclass(frozen=True, slots=True)

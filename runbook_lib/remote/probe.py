@@ -53,18 +53,20 @@ done
 [ -n "$d" ] || { echo "runbook: no temp dir can be written on this host" >&2; exit 73; }
 hung=
 section() {
-  i=$1 t=$2 u=$3; shift 3
-  case " $hung " in *" $u "*)
+  i=$1 t=$2 u=$3 w=$4 why=; shift 4
+  case " $hung " in *" $u "*) why="an earlier command of $u hung";; esac
+  case " - $hung " in *" $w "*) ;; *) why="nothing hung";; esac
+  if [ -n "$why" ]; then
     printf '%s begin %s -1 0 0\n%s middle %s\n' "$N" "$i" "$N" "$i" || exit 1
-    printf 'not run: an earlier command of %s hung\n%s end %s\n' "$u" "$N" "$i"
+    printf 'not run: %s\n%s end %s\n' "$why" "$N" "$i"
     return
-  esac
+  fi
   read -r a x </proc/uptime
   timeout -k 1 "$t" "$@" >"$d/o$i" 2>"$d/e$i" </dev/null &
   p=$!
   { wait "$p"; } 2>/dev/null; r=$?
   read -r b x </proc/uptime
-  case $r in 124|137) kill -s KILL -- "-$p" 2>/dev/null; [ "$u" = - ] || hung="$hung $u";; esac
+  case $r in 124|137) kill -s KILL -- "-$p" 2>/dev/null; hung="$hung #$i"; [ "$u" = - ] || hung="$hung $u";; esac
   p=
   printf '%s begin %s %s %s %s\n' "$N" "$i" "$r" "$a" "$b" || exit 1
   [ ! -s "$d/o$i" ] || head -c "$M" "$d/o$i" || exit 1
@@ -84,14 +86,18 @@ class _Frame:
     code: int
     duration_s: float
 
+    @property
+    def not_run(self) -> bool:
+        return self.code < 0
+
 
 def probe(session: Session, script: ProbeScript) -> dict[str, Capture]:
     """Run all sections, one after the other, and return what each one printed.
 
-    A section that overran its timeout has timed_out=True and no exit code; so have, without timed_out, those of its
-    unit that were not run any more. When the connection breaks, the sections
-    that already came are kept and the others have no exit code, with the reason in stderr. The observer is told of
-    each section. Raises ValueError on a key that occurs twice, HostUnreachable when there is no connection at all.
+    A section that overran its timeout has timed_out=True and no exit code; what was not run (see Section) has no exit
+    code either, and the observer is not told of it. When the connection breaks, the sections that already came are
+    kept and the others have no exit code, with the reason in stderr. Raises ValueError on a key that occurs twice,
+    KeyError on an `if_hung` that names no earlier section, HostUnreachable when there is no connection at all.
     """
     sections = script.sections
     if len({section.key for section in sections}) != len(sections):
@@ -113,7 +119,7 @@ def probe(session: Session, script: ProbeScript) -> dict[str, Capture]:
     for index, section in enumerate(sections):
         frame, position = _find(raw.stdout, nonce, index, position)
         result[section.key] = _capture(section, frame, raw)
-        if session.observer:
+        if session.observer and not (frame and frame.not_run):
             session.observer(
                 session.target.name,
                 section.argv,
@@ -126,10 +132,12 @@ def probe(session: Session, script: ProbeScript) -> dict[str, Capture]:
 
 def compile_script(sections: tuple[Section, ...], nonce: str) -> str:
     """Return the POSIX sh script of a probe."""
-    calls = [
-        f"section {index} {max(each.timeout_s, 0.001):.3f} {shlex.quote(each.unit or '-')} {shlex.join(each.argv)}"
-        for index, each in enumerate(sections)
-    ]
+    calls = []
+    numbers = {"": "-"}
+    for index, each in enumerate(sections):
+        words = [f"{max(each.timeout_s, 0.001):.3f}", each.unit or "-", numbers[each.if_hung], *each.argv]
+        calls.append(f"section {index} {shlex.join(words)}")
+        numbers[each.key] = f"#{index}"
     # not the nonce itself: others on the host can read the name
     name = hashlib.sha256(nonce.encode()).hexdigest()[:16]
     settings = f"N={nonce} D={name} M={MAX_SECTION_OUTPUT + 1}"
@@ -159,7 +167,7 @@ def _capture(section: Section, frame: _Frame | None, raw: RawCapture) -> Capture
     if frame is None:
         why = raw.lost or decode(raw.stderr).strip() or "the probe ended before this command"
         return Capture(stderr=f"runbook: no result: {why}")
-    if frame.code < 0:
+    if frame.not_run:
         return Capture(stderr=f"runbook: {decode(frame.stderr)}")
     timed_out = frame.code in TIMEOUT_CODES and frame.duration_s >= section.timeout_s - _CLOCK_STEP_S
     return Capture(

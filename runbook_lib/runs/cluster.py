@@ -313,11 +313,11 @@ def probe_unless_busy(host: Host, script: ProbeScript) -> dict[str, Capture]:
     """Probe; sections that met a busy hccn_tool (somebody else reads or sets on this host) are asked again."""
     captures = host.probe(script)
     for _ in range(_BUSY_TRIES):
-        busy = tuple(each for each in script.sections if _BUSY in captures[each.key].stdout)
+        busy = {each.if_hung or each.key for each in script.sections if _BUSY in captures[each.key].stdout}
         if not busy:
             break
         time.sleep(_POLL_S)
-        captures |= host.probe(ProbeScript(busy))
+        captures |= host.probe(ProbeScript(tuple(each for each in script.sections if busy & {each.if_hung, each.key})))
     return captures
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from runbook_lib.model import ProbeScript, Section
+from runbook_lib.model import Capture, ProbeScript, Section
 from runbook_lib.remote import Host, Target
 from runbook_lib.remote.probe import MAX_SECTION_OUTPUT, compile_script
 
@@ -84,6 +84,30 @@ def test_after_a_hang_the_rest_of_its_unit_is_not_run(host: Host, tmp_path: Path
     assert result["same"].stderr == "runbook: not run: an earlier command of card-0 hung\n"
     assert not (tmp_path / "ran").exists()
     assert (result["other"].stdout, result["none"].stdout) == ("1\n", "2\n")
+
+
+def test_what_stands_in_for_a_section_runs_only_after_its_hang(host: Host, tmp_path: Path) -> None:
+    """Of each pair one answers, and the observer is told of what ran only."""
+    told: list[tuple[str, ...]] = []
+    host.observer = lambda _host, argv, *_: told.append(tuple(argv))
+    quick, hangs = ("true",), ("sleep", "60")
+    never, careful = ("touch", str(tmp_path / "ran")), ("echo", "careful")
+    result = host.probe(
+        ProbeScript(
+            (
+                Section("fine", quick),
+                Section("hangs", hangs, 0.3),
+                Section("for fine", never, if_hung="fine"),
+                Section("for hangs", careful, if_hung="hangs"),
+            )
+        )
+    )
+    assert result["for fine"] == Capture(stderr="runbook: not run: nothing hung\n")
+    assert result["for hangs"] == Capture(stdout="careful\n", exit_code=0)
+    assert not (tmp_path / "ran").exists()
+    assert told == [quick, hangs, careful]
+    with pytest.raises(KeyError):
+        host.probe(ProbeScript((Section("first", quick, if_hung="second"), Section("second", quick))))
 
 
 def test_exit_code_of_timeout_alone_is_no_timeout(host: Host) -> None:

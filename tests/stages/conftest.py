@@ -20,7 +20,6 @@ from runbook_lib.ascend import mindie_defaults
 from runbook_lib.model import Capture, Subject, Verdict
 from runbook_lib.params import HostPaths, Params, load_params
 from runbook_lib.stages import HostProbe, service
-from runbook_lib.stages.card_reads import join_reads
 from runbook_lib.stages.gateway.facts import READS as GATEWAY_READS
 from runbook_lib.stages.network.pairs import pairs
 from runbook_lib.stages.network.probe import READS as NETWORK_READS
@@ -572,7 +571,27 @@ def joined(captures: Mapping[str, Capture]) -> dict[str, Capture]:
         if read in _READS and number:
             group, word = ("after", "stat") if read == "stat_after" else ("cards", read)
             groups.setdefault(group, {})[int(number), word] = capture
-    return {**captures, **{key: join_reads(group) for key, group in groups.items()}}
+    together = dict(captures)
+    for section, reads in groups.items():
+        together |= join_reads(section, reads)
+    return together
+
+
+def join_reads(key: str, reads: Mapping[tuple[int, str], Capture]) -> dict[str, Capture]:
+    """Return the captures that `split_reads` takes apart: a hung read ends its card, and all are asked again."""
+    text = ""
+    hung: set[int] = set()
+    for (card, word), capture in sorted(reads.items(), key=lambda item: item[0][0]):
+        if card in hung:
+            continue
+        text += f"@@runbook read {card} {word}\n{capture.stderr}{capture.stdout}"
+        if capture.exit_code is None:
+            hung.add(card)
+            text += f"\n@@runbook card {card} {124 if capture.timed_out else 1}\n"
+        else:
+            text += f"\n@@runbook code {capture.exit_code}\n"
+    whole = Capture(stdout=text, exit_code=0)
+    return {key: Capture(timed_out=True), f"{key}.again": whole} if hung else {key: whole}
 
 
 def probes_of(params: Params, captures: Captures, errors: Mapping[str, str] | None = None) -> dict[str, HostProbe]:
@@ -613,6 +632,8 @@ def _answers(stage: str, cluster: str, base: str) -> Captures:
 
 def _single(stage: str, section: Section, host: Host) -> list[str]:
     """Return the keys of a section's single reads: tests change one read of one card."""
+    if section.if_hung:
+        return []
     if section.key == "cards":
         reads = NETWORK_READS if stage == "network" else GATEWAY_READS
         return [f"{read}.{card.id}" for card in host.cards for read in reads]

@@ -10,15 +10,18 @@ import pytest
 from runbook_lib.model import Capture, Subject, Verdict
 from runbook_lib.params import HostPaths, Params
 from runbook_lib.stages import network
-from runbook_lib.stages.card_reads import cards_section, join_reads, split_reads
+from runbook_lib.stages.base import NEVER_RAN, HostProbe
+from runbook_lib.stages.card_reads import card_sections, split_reads
 from runbook_lib.stages.network.matrix import blame
 from runbook_lib.stages.network.pairs import TURNS, Pair, pairs, subject_of
 from runbook_lib.stages.network.pings import parse_pings, ping_section
+from tests.stages.conftest import join_reads
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    from runbook_lib.stages.card_reads import Reads
     from tests.stages.conftest import Scene
 
 TOOL = """#!/bin/sh
@@ -104,25 +107,43 @@ def test_the_loop_pings_until_its_deadline(tool: Path) -> None:
 
 def test_reads_of_cards_are_taken_apart(tool: Path) -> None:
     """Every read has its own words and exit code; a card that hangs loses its own reads only."""
-    words = ("link", "lldp", "ip")
-    section = cards_section("cards", str(tool), (0, 3, 4), words, limit_s=1)
-    done = subprocess.run(section.argv, capture_output=True, text=True, check=True, timeout=20)
-    whole = Capture(stdout=done.stdout, exit_code=0)
-    found = split_reads(whole, (0, 3, 4), words)
+    words, cards = ("link", "lldp", "ip"), (0, 3, 4)
+
+    def split(first: Capture, again: Capture = NEVER_RAN) -> Reads:
+        return split_reads(
+            HostProbe("a", HostPaths("", "", "", "", ""), {"cards": first, "cards.again": again}), "cards", cards, words
+        )
+
+    quick, careful = card_sections("cards", str(tool), cards, words, limit_s=1)
+    assert careful.if_hung == quick.key
+    began = subprocess.run(["timeout", "1", *quick.argv], capture_output=True, text=True, check=False, timeout=20)
+    assert began.returncode == 124
+    first = Capture(stdout=began.stdout, timed_out=True)
+    alone = split(first)
+    assert {read: seen.exit_code for read, seen in alone.items()} == {
+        (0, "link"): 0,
+        (0, "lldp"): 0,
+        (0, "ip"): 13,
+        (3, "link"): None,
+    }
+    done = subprocess.run(careful.argv, capture_output=True, text=True, check=True, timeout=20)
+    second = Capture(stdout=done.stdout, exit_code=0)
+    found = split(first, second)
+    assert found == split(Capture(exit_code=137), second)
     assert found[0, "link"] == Capture(stdout="said -link\n", exit_code=0)
     assert found[0, "lldp"] == Capture(exit_code=0)
     assert (found[0, "ip"].exit_code, found[0, "ip"].stdout) == (13, "no ip was preset there!\n")
     assert found[3, "link"] == Capture(timed_out=True)
     assert (3, "ip") not in found
     assert found[4, "lldp"].ok
-    assert split_reads(join_reads(found), (0, 3, 4), words) == found
-    first, again, _ = done.stdout.partition("@@runbook again\n")
-    blocked = f"{first}{again}@@runbook read 0 link\nthe tool is busy\n\n@@runbook code 1\n"
-    kept = split_reads(Capture(stdout=blocked, exit_code=0), (0, 3, 4), words)
-    assert kept == {read: found[read] for read in ((0, "link"), (0, "lldp"), (0, "ip"))}
-    cut = split_reads(Capture(stdout=done.stdout[:40], timed_out=True), (0, 3, 4), words)
+    rejoined = join_reads("cards", found)
+    assert split(rejoined["cards"], rejoined["cards.again"]) == found
+    blocked = split(first, Capture(stdout="@@runbook read 0 link\nthe tool is busy\n\n@@runbook code 1\n", exit_code=0))
+    assert blocked == {read: found[read] for read in ((0, "link"), (0, "lldp"), (0, "ip"))}
+    cut = split(Capture(stdout=first.stdout[:40], timed_out=True))
     assert [(read, capture.timed_out) for read, capture in cut.items()] == [((0, "link"), True)]
-    broken = split_reads(Capture(stderr="sh: not found", exit_code=127), (0,), words)
+    broken = split(Capture(stderr="sh: not found", exit_code=127))
+    assert set(broken) == {(card, word) for card in cards for word in words}
     assert not any(each.ok for each in broken.values())
 
 

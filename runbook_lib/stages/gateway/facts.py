@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from runbook_lib.ascend import hccn
 from runbook_lib.model import ProbeScript, Section
 from runbook_lib.stages.base import NEVER_RAN
-from runbook_lib.stages.card_reads import cards_section, split_reads
+from runbook_lib.stages.card_reads import card_sections, split_reads
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -60,7 +60,7 @@ def probe(params: Params, host: Host, paths: HostPaths) -> ProbeScript:  # noqa:
     """Read IP, gateway, detect target, health and routes of every card of one host, and its hccn.conf."""
     numbers = [card.id for card in host.cards]
     return ProbeScript(
-        (Section("conf", ("cat", paths.hccn_conf)), cards_section("cards", paths.hccn_tool, numbers, READS))
+        (Section("conf", ("cat", paths.hccn_conf)), *card_sections("cards", paths.hccn_tool, numbers, READS))
     )
 
 
@@ -99,7 +99,7 @@ def facts(params: Params, probes: Probes) -> GatewayFacts:
 
 def _cards(params: Params, name: str, seen: HostProbe) -> dict[int, CardGateway]:
     numbers = [card.id for card in params.host(name).cards]
-    reads = split_reads(seen.get("cards"), numbers, READS)
+    reads = split_reads(seen, "cards", numbers, READS)
     return {number: _card(seen, reads, number) for number in numbers}
 
 

@@ -110,8 +110,8 @@ def _card(reads: Reads, number: int, after: Capture) -> CardNetwork:
 
 def _cards(params: Params, name: str, seen: HostProbe) -> dict[int, CardNetwork]:
     numbers = [card.id for card in params.host(name).cards]
-    reads = split_reads(seen.get("cards"), numbers, READS)
-    after = split_reads(seen.get("after"), numbers, ("stat",))
+    reads = split_reads(seen, "cards", numbers, READS)
+    after = split_reads(seen, "after", numbers, ("stat",))
     return {number: _card(reads, number, after.get((number, "stat"), NEVER_RAN)) for number in numbers}
 
 
