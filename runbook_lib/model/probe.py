@@ -11,7 +11,7 @@ class Section:
 
     unit: one word for what it asks (a card). After a command that overran its timeout, the others of that unit are not
     run: what hangs once hangs each time, and each would cost its whole timeout.
-    if_hung: key of an earlier section that this one stands in for: it is run only when that one overran its timeout.
+    if_hung: a unit; run only after a command of that unit overran its timeout, as what stands in for the others.
     """
 
     key: str

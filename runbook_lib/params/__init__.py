@@ -2,10 +2,12 @@
 
 from runbook_lib.params.loading import load_params, params_schema, project_root, resolve_path
 from runbook_lib.params.models import MIN_CARDS, WEIGHTS_GB, Card, Host, Params, Topology
-from runbook_lib.params.paths import HostPaths
+from runbook_lib.params.paths import OWN_ROOT, ROOT_VARIABLE, HostPaths
 
 __all__ = [
     "MIN_CARDS",
+    "OWN_ROOT",
+    "ROOT_VARIABLE",
     "WEIGHTS_GB",
     "Card",
     "Host",

@@ -13,6 +13,11 @@ DEFAULT_ASCEND_ROOT = "/usr/local/Ascend"
 DEFAULT_HCCN_CONF = "/etc/hccn.conf"
 DEFAULT_MPI = "/usr/local/mpich"
 
+#: Variable on a host of a twin of level L0: the folder where its file system begins.
+ROOT_VARIABLE = "RUNBOOK_HOST_ROOT"
+#: Ends the SSH version of any other host of a twin: its file system begins at `/`, and nobody need ask.
+OWN_ROOT = " own-root"
+
 
 @dataclass(frozen=True, slots=True)
 class HostPaths:

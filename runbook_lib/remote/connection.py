@@ -11,6 +11,8 @@ import contextlib
 import io
 import logging
 import socket
+import threading
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +33,7 @@ logging.getLogger("paramiko").addHandler(logging.NullHandler())
 KEEPALIVE_S = 10
 DEAD_PEER_MS = 30_000
 _TRIES = 4
+_PINNED_LOCK = threading.Lock()
 
 
 class _UnknownHostKey(paramiko.SSHException):
@@ -150,7 +153,7 @@ class HardenedConnection(fabric.Connection):  # type: ignore[misc]  # fabric pub
     def _load_pinned_keys(self) -> None:
         target: Target = self.target
         try:
-            self.client.load_host_keys(target.known_hosts)
+            pinned = pinned_keys(target.known_hosts).lookup(target.host_key_name)
         except FileNotFoundError:
             return  # nothing is pinned yet: the key is refused as unknown, with its fingerprint
         except (OSError, UnicodeDecodeError, ValueError, paramiko.hostkeys.InvalidHostKey) as error:
@@ -159,6 +162,25 @@ class HardenedConnection(fabric.Connection):  # type: ignore[misc]  # fabric pub
                 f"the pinned host keys in {target.known_hosts} cannot be read: {error}",
                 next_command="runbook trust PARAMS",
             ) from error
+        for kind, key in (pinned or {}).items():
+            self.client.get_host_keys().add(target.host_key_name, kind, key)
+
+
+def pinned_keys(path: str) -> paramiko.HostKeys:
+    """Return what a known_hosts file pins, read once for as long as it stays as it is. Raises what `load` raises.
+
+    To load it, paramiko compares each line with all before it, and all hosts of a cluster share the file.
+    """
+    with _PINNED_LOCK:
+        seen = Path(path).stat()
+        return _pinned_keys(path, (seen.st_ino, seen.st_size, seen.st_mtime_ns))
+
+
+@lru_cache(maxsize=4)
+def _pinned_keys(path: str, _version: tuple[int, int, int]) -> paramiko.HostKeys:
+    keys = paramiko.HostKeys()
+    keys.load(path)
+    return keys
 
 
 def make_socket(target: Target) -> socket.socket:

@@ -55,7 +55,7 @@ hung=
 section() {
   i=$1 t=$2 u=$3 w=$4 why=; shift 4
   case " $hung " in *" $u "*) why="an earlier command of $u hung";; esac
-  case " - $hung " in *" $w "*) ;; *) why="nothing hung";; esac
+  case " - $hung " in *" $w "*) ;; *) why="no command of $w hung";; esac
   if [ -n "$why" ]; then
     printf '%s begin %s -1 0 0\n%s middle %s\n' "$N" "$i" "$N" "$i" || exit 1
     printf 'not run: %s\n%s end %s\n' "$why" "$N" "$i"
@@ -66,7 +66,7 @@ section() {
   p=$!
   { wait "$p"; } 2>/dev/null; r=$?
   read -r b x </proc/uptime
-  case $r in 124|137) kill -s KILL -- "-$p" 2>/dev/null; hung="$hung #$i"; [ "$u" = - ] || hung="$hung $u";; esac
+  case $r in 124|137) kill -s KILL -- "-$p" 2>/dev/null; [ "$u" = - ] || hung="$hung $u";; esac
   p=
   printf '%s begin %s %s %s %s\n' "$N" "$i" "$r" "$a" "$b" || exit 1
   [ ! -s "$d/o$i" ] || head -c "$M" "$d/o$i" || exit 1
@@ -96,12 +96,14 @@ def probe(session: Session, script: ProbeScript) -> dict[str, Capture]:
 
     A section that overran its timeout has timed_out=True and no exit code; what was not run (see Section) has no exit
     code either, and the observer is not told of it. When the connection breaks, the sections that already came are
-    kept and the others have no exit code, with the reason in stderr. Raises ValueError on a key that occurs twice,
-    KeyError on an `if_hung` that names no earlier section, HostUnreachable when there is no connection at all.
+    kept and the others have no exit code, with the reason in stderr. Raises ValueError on a key that occurs twice or
+    an `if_hung` that is no unit, HostUnreachable when there is no connection at all.
     """
     sections = script.sections
     if len({section.key for section in sections}) != len(sections):
         raise ValueError("two sections of one probe have the same key")
+    if not {section.if_hung for section in sections} <= {"", *(section.unit for section in sections)}:
+        raise ValueError("a section stands in for a unit that none has")
     if not sections:
         return {}
     nonce = secrets.token_hex(16)
@@ -132,12 +134,11 @@ def probe(session: Session, script: ProbeScript) -> dict[str, Capture]:
 
 def compile_script(sections: tuple[Section, ...], nonce: str) -> str:
     """Return the POSIX sh script of a probe."""
-    calls = []
-    numbers = {"": "-"}
-    for index, each in enumerate(sections):
-        words = [f"{max(each.timeout_s, 0.001):.3f}", each.unit or "-", numbers[each.if_hung], *each.argv]
-        calls.append(f"section {index} {shlex.join(words)}")
-        numbers[each.key] = f"#{index}"
+    calls = [
+        f"section {index} {max(each.timeout_s, 0.001):.3f} "
+        + shlex.join((each.unit or "-", each.if_hung or "-", *each.argv))
+        for index, each in enumerate(sections)
+    ]
     # not the nonce itself: others on the host can read the name
     name = hashlib.sha256(nonce.encode()).hexdigest()[:16]
     settings = f"N={nonce} D={name} M={MAX_SECTION_OUTPUT + 1}"

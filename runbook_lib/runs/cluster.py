@@ -14,7 +14,7 @@ from tenacity import Retrying, retry_if_result, stop_after_attempt, wait_fixed
 
 from runbook_lib.errors import HostError, HostUnreachable, RunbookError, StageFailed, TwinDown, UsageError
 from runbook_lib.model import Capture, Change, Command, Job, ProbeScript, Upload
-from runbook_lib.params import HostPaths, project_root, resolve_path
+from runbook_lib.params import OWN_ROOT, ROOT_VARIABLE, HostPaths, project_root, resolve_path
 from runbook_lib.params.secrets import SecretValue, resolve
 from runbook_lib.remote import Host, JobState, Target, cancelled, fan_out, job_directory, start_job, wait_job
 from runbook_lib.runs.pace import Pace
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     OnProgress = Callable[[str, float, str], None]
 
 PROBE_DEADLINE_S = 300.0
-ROOT_VARIABLE = "RUNBOOK_HOST_ROOT"  # set by a twin of level L0: where the host's file system begins
 _BUSY = "hccn_tool is busy"
 _BUSY_TRIES = 10
 _POLL_S = 0.5
@@ -137,7 +136,7 @@ class Cluster:
         host.open()
         if target.name not in self._paths:
             prefix = ""
-            if self.params.twin is not None:
+            if self.params.twin is not None and not host.transport.remote_version.endswith(OWN_ROOT):
                 prefix = host.run(("printenv", ROOT_VARIABLE), 10.0).stdout.strip()
             self._paths[target.name] = HostPaths.of(self.params, prefix)
         return host
@@ -313,11 +312,11 @@ def probe_unless_busy(host: Host, script: ProbeScript) -> dict[str, Capture]:
     """Probe; sections that met a busy hccn_tool (somebody else reads or sets on this host) are asked again."""
     captures = host.probe(script)
     for _ in range(_BUSY_TRIES):
-        busy = {each.if_hung or each.key for each in script.sections if _BUSY in captures[each.key].stdout}
+        busy = [replace(each, if_hung="") for each in script.sections if _BUSY in captures[each.key].stdout]
         if not busy:
             break
         time.sleep(_POLL_S)
-        captures |= host.probe(ProbeScript(tuple(each for each in script.sections if busy & {each.if_hung, each.key})))
+        captures |= host.probe(ProbeScript(tuple(busy)))
     return captures
 
 

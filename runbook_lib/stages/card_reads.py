@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from runbook_lib.stages.base import HostProbe
 
+UNIT = "hccn_tool"
 _MARK = "@@runbook"
 _CARDS = f"""
 tool=$1 words=$2; shift 2
@@ -49,14 +50,15 @@ def card_sections(
 ) -> tuple[Section, Section]:
     """Return what asks every card for all words (the tool's own, without dash), one after the other.
 
+    After a hang of an earlier one of UNIT only the second is run.
     limit_s: for all reads together, and if that was not enough for those of each card; the real tool needs tens of
     milliseconds for each read.
     """
     asked = (tool, " ".join(words), *map(str, cards))
     again = ("sh", "-c", _AGAIN, "sh", _CARDS, str(limit_s), *asked)
     return (
-        Section(key, ("sh", "-c", _CARDS, "sh", *asked), limit_s),
-        Section(_again(key), again, 5.0 + (limit_s + 2) * len(cards), if_hung=key),
+        Section(key, ("sh", "-c", _CARDS, "sh", *asked), limit_s, unit=UNIT),
+        Section(_again(key), again, 5.0 + (limit_s + 2) * len(cards), if_hung=UNIT),
     )
 
 

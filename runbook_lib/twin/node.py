@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from runbook_lib.errors import TwinError
+from runbook_lib.params import ROOT_VARIABLE
 from runbook_lib.twin.rooted import resolve_in
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ class Node:
                 "LANG": "C.UTF-8",
                 "LOGNAME": "root",
                 "PATH": f"{self.twin / 'bin'}:{self.files}/usr/local/bin:{os.environ.get('PATH', NODE_PATH)}",
-                "RUNBOOK_HOST_ROOT": str(self.files),
+                ROOT_VARIABLE: str(self.files),
                 "SHELL": "/bin/bash",
                 "TWIN_LINK": str(self.twin / "link"),
                 "USER": "root",

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import asyncssh
 
 from runbook_lib.errors import TwinError
+from runbook_lib.params import OWN_ROOT
 from runbook_lib.twin.sftp import NodeSftp
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ class NodeSsh:
                 backlog=256,
                 password_auth=False,
                 kbdint_auth=False,
-                server_version="OpenSSH_8.8",
+                server_version="OpenSSH_8.8" + ("" if self.node.level == "L0" else OWN_ROOT),
             )
         except OSError as error:
             if error.errno not in {errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EACCES}:

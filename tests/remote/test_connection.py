@@ -96,6 +96,25 @@ def test_changed_key_is_rejected(server: Any, tmp_path: Path) -> None:
         assert pinned(target.known_hosts, target)[0].fingerprint in str(error)
 
 
+def test_a_pinned_file_is_read_again_when_it_changes(server: Any, tmp_path: Path) -> None:
+    """The keys are kept from one connection to the next only for as long as the file is the same."""
+    target = unpinned(server.target, tmp_path)
+    file = Path(target.known_hosts)
+    pin(file, target, server.key)
+    good = file.read_text()
+    other = asyncssh.generate_private_key(server.key.type).export_public_key().decode().split()
+    bad = f"{target.host_key_name} {other[0]} {other[1]}\n"
+    assert len(good) == len(bad), "the size does not tell them apart"
+    for _ in range(2):
+        file.write_text(good)
+        with Host(target) as host:
+            assert host.run(["true"], 5).ok
+        file.write_text(bad)
+        assert "CHANGED" in str(refusal(target))
+    file.unlink()
+    assert "not pinned" in str(refusal(target))
+
+
 def test_key_of_another_port_does_not_count(server: Any, tmp_path: Path) -> None:
     """A pinned key belongs to one address and port."""
     target = unpinned(server.target, tmp_path)

@@ -87,7 +87,7 @@ def test_after_a_hang_the_rest_of_its_unit_is_not_run(host: Host, tmp_path: Path
 
 
 def test_what_stands_in_for_a_section_runs_only_after_its_hang(host: Host, tmp_path: Path) -> None:
-    """Of each pair one answers, and the observer is told of what ran only."""
+    """And the observer is told only of what ran."""
     told: list[tuple[str, ...]] = []
     host.observer = lambda _host, argv, *_: told.append(tuple(argv))
     quick, hangs = ("true",), ("sleep", "60")
@@ -95,19 +95,19 @@ def test_what_stands_in_for_a_section_runs_only_after_its_hang(host: Host, tmp_p
     result = host.probe(
         ProbeScript(
             (
-                Section("fine", quick),
-                Section("hangs", hangs, 0.3),
-                Section("for fine", never, if_hung="fine"),
-                Section("for hangs", careful, if_hung="hangs"),
+                Section("fine", quick, unit="a"),
+                Section("for fine", never, if_hung="a"),
+                Section("hangs", hangs, 0.3, unit="b"),
+                Section("for hangs", careful, if_hung="b"),
             )
         )
     )
-    assert result["for fine"] == Capture(stderr="runbook: not run: nothing hung\n")
+    assert result["for fine"] == Capture(stderr="runbook: not run: no command of a hung\n")
     assert result["for hangs"] == Capture(stdout="careful\n", exit_code=0)
     assert not (tmp_path / "ran").exists()
     assert told == [quick, hangs, careful]
-    with pytest.raises(KeyError):
-        host.probe(ProbeScript((Section("first", quick, if_hung="second"), Section("second", quick))))
+    with pytest.raises(ValueError, match="stands in for"):
+        host.probe(ProbeScript((Section("one", quick, unit="a"), Section("other", quick, if_hung="b"))))
 
 
 def test_exit_code_of_timeout_alone_is_no_timeout(host: Host) -> None:

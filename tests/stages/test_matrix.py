@@ -115,7 +115,7 @@ def test_reads_of_cards_are_taken_apart(tool: Path) -> None:
         )
 
     quick, careful = card_sections("cards", str(tool), cards, words, limit_s=1)
-    assert careful.if_hung == quick.key
+    assert careful.if_hung == quick.unit
     began = subprocess.run(["timeout", "1", *quick.argv], capture_output=True, text=True, check=False, timeout=20)
     assert began.returncode == 124
     first = Capture(stdout=began.stdout, timed_out=True)

@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ import pytest
 
 from runbook_lib.errors import TwinDown, TwinError
 from runbook_lib.params import load_params
+from runbook_lib.runs.cluster import Cluster
 from runbook_lib.twin import lifecycle
 from runbook_lib.twin.processes import start_ticks
 
@@ -147,9 +149,13 @@ def test_a_real_cluster_is_no_twin(tmp_path: Path) -> None:
         lifecycle.up(params, tmp_path)
 
 
+LOGIN = {"key": "id_ed25519", "known_hosts": "known_hosts"}
+
+
 @pytest.mark.parametrize("level", ["L1b", "L0"])
-def test_lower_levels(new_rig: Callable[..., Rig], level: str) -> None:
-    rig = new_rig(**{"twin.level": level})
+def test_lower_levels(new_rig: Callable[..., Rig], tmp_path: Path, level: str) -> None:
+    login = {f"cluster.ssh.{name}": str(tmp_path / "twin0" / file) for name, file in LOGIN.items()}
+    rig = new_rig(**{"twin.level": level}, **login)
     try:
         status = lifecycle.up(rig.params, rig.root)
     except TwinError as error:
@@ -165,6 +171,11 @@ def test_lower_levels(new_rig: Callable[..., Rig], level: str) -> None:
     )
     ran = rig.run("node1", script)
     assert (ran.out, ran.err) == ("1000 1000\n1000:1000 640\naarch64\nlink status: UP\n", "")
+    with closing(Cluster(rig.params, rig.root)) as cluster:
+        assert cluster.reach() == {}
+        seen = cluster.paths_of("node1").root
+    assert seen == rig.run("node1", 'printf %s "$RUNBOOK_HOST_ROOT"').out
+    assert bool(seen) == (level == "L0"), "elsewhere a host's paths begin at /"
     rig.run("node1", "setsid sleep 4716 </dev/null >/dev/null 2>&1 &")
     lifecycle.down(rig.params, rig.root)
     assert _running(rig.root) == []
