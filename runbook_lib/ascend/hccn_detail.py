@@ -24,9 +24,13 @@ if TYPE_CHECKING:
     from runbook_lib.model import Capture
 
 _ROUTE_COLUMNS = 8
-_COUNTER = re.compile(r"[ \t]*([a-z][a-z0-9_]*)[ \t]*:[ \t]*(\S+)[ \t]*")
+_COUNTER = re.compile(r"^[ \t]*([a-z][a-z0-9_]*)[ \t]*:[ \t]*(\S+)[^\S\n]*\n", re.MULTILINE)  # a line that has its end
 _LINES = re.IGNORECASE | re.MULTILINE
 _MAC = "(?:[0-9a-f]{2}[:-]){5}[0-9a-f]{2}"
+_CHASSIS = re.compile(rf"Chassis ID TLV[ \t]*\n[ \t]*MAC[ \t]*:[ \t]*({_MAC})[ \t]*$", _LINES)
+_SYSTEM = re.compile(r"System Description TLV[ \t]*\n[ \t]*(\S[^\n]*)\n")
+_SYSTEM_NAME = re.compile(r"System Name TLV[ \t]*\n[ \t]*(\S[^\n]*)\n")
+_LINK_CHANGE = re.compile(rf"^{DEVICE}([a-z]{{3}} [^\n]*?)[ \t]+LINK (UP|DOWN)[ \t]*$", _LINES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,9 +105,9 @@ def parse_lldp(capture: Capture) -> Reading[Lldp]:
     name = labelled(text, "ifname", r"\S.*")
     if name is None:
         return unreadable(capture)
-    macs = set(re.findall(rf"Chassis ID TLV[ \t]*\n[ \t]*MAC[ \t]*:[ \t]*({_MAC})[ \t]*$", text, _LINES))
-    systems = set(re.findall(r"System Description TLV[ \t]*\n[ \t]*(\S[^\n]*)\n", text))
-    names = set(re.findall(r"System Name TLV[ \t]*\n[ \t]*(\S[^\n]*)\n", text))
+    macs = set(_CHASSIS.findall(text))
+    systems = set(_SYSTEM.findall(text))
+    names = set(_SYSTEM_NAME.findall(text))
     system = names or systems
     lldp = Lldp(
         name,
@@ -125,9 +129,9 @@ def parse_optical(capture: Capture) -> Reading[Optical]:
         return refused
     values: dict[str, str] = {}
     doubtful: set[str] = set()
-    for line in lines_of(plain(capture.stdout)):
-        key, colon, value = (" ".join(part.split()) for part in line.text.partition(":"))
-        if not colon or not key or not value or is_noise(line.text):
+    for line in lines_of(BLANKS.sub(" ", plain(capture.stdout))):
+        key, _, value = map(str.strip, line.text.partition(":"))
+        if not key or not value or is_noise(line.text):
             continue
         if line.open or DAMAGED in line.text or values.get(key, value) != value:
             doubtful.add(key)
@@ -150,10 +154,7 @@ def parse_link_stat(capture: Capture) -> Reading[LinkStat]:
     if up_count is None or len(set(re.findall(r"\[(?:devid|device) *([0-9]+)\]", text))) > 1:
         return unreadable(capture)
     down_count = to_int(labelled(text, "link down count", "[0-9]+") or "")
-    records = tuple(
-        LinkRecord(" ".join(at.split()), word.upper() == "UP")
-        for at, word in re.findall(rf"^{DEVICE}([a-z]{{3}} [^\n]*?)[ \t]+LINK (UP|DOWN)[ \t]*$", text, _LINES)
-    )
+    records = tuple(LinkRecord(" ".join(at.split()), word.upper() == "UP") for at, word in _LINK_CHANGE.findall(text))
     return found(LinkStat(up_count, down_count, records), first_words(capture))
 
 
@@ -163,14 +164,11 @@ def parse_stat(capture: Capture) -> Reading[Mapping[str, int]]:
     if refused:
         return refused
     counters: dict[str, int] = {}
-    for line in lines_of(plain(capture.stdout)):
-        match = _COUNTER.fullmatch(line.text)
-        if match is None or line.open:
-            continue
-        value = to_int(match.group(2))
-        if value is None or counters.get(match.group(1), value) != value:
+    for name, word in _COUNTER.findall(plain(capture.stdout)):
+        value = to_int(word)
+        if value is None or counters.get(name, value) != value:
             return unreadable(capture)
-        counters[match.group(1)] = value
+        counters[name] = value
     return found(counters, first_words(capture)) if counters else unreadable(capture)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from functools import cache
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -20,7 +21,6 @@ _ODD = {
     0xFEFF: None, 0x200B: None, 0x200C: None, 0x200D: None, 0: None,
 }  # fmt: skip
 DAMAGED = "\ufffd"  # stands where a character of the capture is lost
-_UNUSUAL = re.compile(r"[^\n\t\x20-\x7e]")
 _CONTROL = re.compile(r"[\x01-\x08\x0b-\x1f\x7f]")
 _DOTS = re.compile(r"\.{3,}|[…⋮]")
 _LEFT_OUT = re.compile(
@@ -51,7 +51,7 @@ class Line(NamedTuple):
 
 def plain(text: str) -> str:
     """Return the text without terminal codes, with plain line ends and blanks; the lines keep their numbers."""
-    if _UNUSUAL.search(text) is None:
+    if text.isascii() and text.replace("\n", "").replace("\t", "").isprintable():
         return text
     text = _ESCAPES.sub("", text).translate(_ODD)
     text = re.sub(r"\r+(?=\n|\Z)|(?<=\n)\r+|\A\r+", "", text)
@@ -63,10 +63,10 @@ def plain(text: str) -> str:
 
 def lines_of(text: str) -> list[Line]:
     """Return the lines of plain text."""
-    parts = [part.rstrip() for part in _INDENT.sub(" ", text).split("\n")]
-    last = parts.pop()
-    lines = [Line(number, part) for number, part in enumerate(parts, start=1)]
-    if last.strip():
+    parts = _INDENT.sub(" ", text).split("\n")
+    last = parts.pop().rstrip()
+    lines = [Line(number, part.rstrip()) for number, part in enumerate(parts, start=1)]
+    if last:
         lines.append(Line(len(parts) + 1, last, open=True))
     return lines
 
@@ -109,6 +109,11 @@ def closed_ip(value: str) -> bool:
     return last == 0 or last * 10 > _LARGEST_OCTET
 
 
+@cache
+def _start(label: str) -> re.Pattern[str]:
+    return re.compile(rf"{DEVICE}(?:{label})[ \t]*:[ \t]*", re.IGNORECASE)
+
+
 def labelled(
     text: str,
     label: str,
@@ -120,14 +125,13 @@ def labelled(
     None when there is none, when two lines say different things, when one line with the label does not have
     the form of a value, or when the input ended inside the value (`whole` tells that it cannot go on).
     """
-    start = re.compile(rf"{DEVICE}(?:{label})[ \t]*:[ \t]*", re.IGNORECASE)
+    start = _start(label)
     answers: set[str] = set()
-    for line in lines_of(plain(text)):
-        words = BLANKS.sub(" ", line.text)
-        head = start.match(words)
+    for line in lines_of(BLANKS.sub(" ", plain(text))):
+        head = start.match(line.text)
         if head is None:
             continue
-        rest = words[head.end() :]
+        rest = line.text[head.end() :]
         if re.fullmatch(value, rest, re.IGNORECASE) is None or DAMAGED in rest or (line.open and not whole(rest)):
             return None
         answers.add(rest)

@@ -85,9 +85,9 @@ class Reading(Generic[T_co]):
 def first_words(capture: Capture) -> str:
     """Return the first line that says something, stderr first, at most 300 characters."""
     for text in (capture.stderr, capture.stdout):
-        for line in text.splitlines():
-            if line.strip():
-                return line.strip()[:_LONGEST_MESSAGE]
+        words = text.lstrip()
+        if words:
+            return words[: _LONGEST_MESSAGE + 1].splitlines()[0].rstrip()[:_LONGEST_MESSAGE]
     return ""
 
 
@@ -125,7 +125,7 @@ def refusal(capture: Capture) -> Reading[Never] | None:
         return absent
     text = f"{capture.stderr}\n{capture.stdout}"
     lower = text.lower()
-    for pattern, reason in REFUSALS if any(clue in lower for clue in _CLUES) else ():
+    for pattern, reason in REFUSALS if any(map(lower.__contains__, _CLUES)) else ():
         match = re.search(rf"^.*(?:{pattern}).*$", text, re.IGNORECASE | re.MULTILINE)
         if match:
             return Reading(None, "error", match.group(0).strip()[:_LONGEST_MESSAGE], reason)

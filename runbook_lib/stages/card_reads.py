@@ -91,10 +91,11 @@ def _reads_in(text: str, reads: set[tuple[int, str]], *, late: bool) -> Reads:
         read = (int(card), word)
         if read not in reads or read in found:
             continue
-        ended, left = _CODE.search(body), _CARD.search(body)
+        ended = _CODE.search(body)
         if ended is not None:
             found[read] = Capture(stdout=body[: ended.start()], exit_code=int(ended.group(1)))
         else:
+            left = _CARD.search(body)
             cut = late or (left is not None and left.group(1) in _TIMED_OUT)
             found[read] = Capture(stdout=body[: left.start()] if left else body, timed_out=cut)
     return found

@@ -27,6 +27,8 @@ MANY_UPS = 5  # a history since power on that is worth a look
 _ERRORS = re.compile(
     r"roce_.*err.*|roce_new_pkt_rty_num|roce_unexpected_ack_num|roce_out_of_order_num|mac_.*(bad|fcs_err).*pkt.*"
 )
+_POWERS = {end: re.compile(rf"{end} Power[0-9]?") for end in ("Tx", "Rx")}
+_MILLIWATTS = re.compile(r"([0-9]{1,6}(?:\.[0-9]{1,6})?)(?: *mW)?")
 
 
 def judge(  # noqa: PLR0913, PLR0917 - a reading, its rule, and the words around it
@@ -159,9 +161,9 @@ def light(optical: Optical) -> tuple[Verdict, str]:
     if lost:
         return Verdict.FAIL, ", ".join(lost)
     outside, judged = [], []
-    for end in ("Tx", "Rx"):
+    for end, pattern in _POWERS.items():
         low, high = _number(values, f"{end}Power Low Thres"), _number(values, f"{end}Power High Thres")
-        powers = {name: _number(values, name) for name in values if re.fullmatch(rf"{end} Power[0-9]?", name)}
+        powers = {name: _number(values, name) for name in values if pattern.fullmatch(name)}
         if low is None or high is None or not powers or None in powers.values():
             return Verdict.UNKNOWN, f"{end} power or its limits cannot be read"
         judged += [f"{name} {power:g} mW" for name, power in powers.items()]
@@ -179,5 +181,5 @@ def _flag(values: Mapping[str, str], name: str) -> str:
 
 
 def _number(values: Mapping[str, str], name: str) -> float | None:
-    found = re.fullmatch(r"([0-9]{1,6}(?:\.[0-9]{1,6})?)(?: *mW)?", values.get(name, ""))
+    found = _MILLIWATTS.fullmatch(values.get(name, ""))
     return float(found.group(1)) if found else None
