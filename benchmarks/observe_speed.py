@@ -178,13 +178,13 @@ def ours(params: Params) -> None:
     """Observe by the stages. Raises RuntimeError when a host is missing."""
     cluster = Cluster(params, home())
     try:
+        probes = cluster.probe([stage(name) for name in STAGES])
         for name in STAGES:
-            module = stage(name).module
-            probes, facts = cluster.observe(stage(name))
-            lost = [each.host for each in probes.values() if each.error]
+            seen, facts = cluster.follow_up(stage(name), probes[name])
+            lost = [each.host for each in seen.values() if each.error]
             if lost:
                 raise RuntimeError(f"{name}: no answer of {', '.join(lost)}")
-            module.check(facts, params)
+            stage(name).module.check(facts, params)
     finally:
         cluster.close()
 

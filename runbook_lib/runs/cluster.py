@@ -22,7 +22,7 @@ from runbook_lib.runs.redaction import redactor_of
 from runbook_lib.stages import HostProbe, Probes, Stage
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from runbook_lib.model import Section
@@ -155,7 +155,7 @@ class Cluster:
         when the twin is down.
         first: makes a section out of a host's work folder that is run before those of the stage.
         """
-        return self.follow_up(stage, self.probe(stage, first))
+        return self.follow_up(stage, self.probe([stage], first)[stage.name])
 
     def follow_up(self, stage: Stage[FactsT], probes: Probes) -> tuple[Probes, FactsT]:
         """Ask for what the first answers call for; return all answers and their facts."""
@@ -179,29 +179,37 @@ class Cluster:
         }
         return probes, stage.module.facts(self.params, probes)
 
-    def probe(self, stage: Stage[Any], first: Callable[[str], Section] | None = None) -> Probes:
-        """Read all hosts at once, see `observe`."""
+    def probe(self, stages: Sequence[Stage[Any]], first: Callable[[str], Section] | None = None) -> dict[str, Probes]:
+        """Ask all hosts at once for what some stages read, in one round trip; see `observe`.
+
+        What `first` reads is among the first stage's answers.
+        """
         asked: dict[str, float] = {}
 
-        def read(target: Target) -> dict[str, Capture]:
+        def read(target: Target) -> dict[str, dict[str, Capture]]:
             host = self.connected(target)
             paths = self._paths[target.name]
             asked[target.name] = time.time()
-            script = stage.module.probe(self.params, self.params.host(target.name), paths)
+            scripts = {
+                stage.name: stage.module.probe(self.params, self.params.host(target.name), paths) for stage in stages
+            }
             if first is not None:
-                script = ProbeScript((first(paths.work), *script.sections))
-            return probe_unless_busy(host, script) if script.sections else {}
+                beginning = scripts[stages[0].name]
+                scripts[stages[0].name] = ProbeScript((first(paths.work), *beginning.sections))
+            return _probe_all(host, scripts)
 
-        results = fan_out(self.targets, read, deadline_s=PROBE_DEADLINE_S)
+        results = fan_out(self.targets, read, deadline_s=PROBE_DEADLINE_S * len(stages))
         if self.params.twin is not None and all(isinstance(each.error, HostUnreachable) for each in results.values()):
             raise self._twin_down()
-        probes = {}
+        probes: dict[str, Probes] = {stage.name: {} for stage in stages}
         for name, result in results.items():
             paths = self._paths.get(name) or HostPaths.of(self.params)
             if result.error is not None and not isinstance(result.error, HostError):
                 raise result.error
             error = self.redactor.text(result.error.reason) if isinstance(result.error, HostError) else ""
-            probes[name] = HostProbe(name, paths, result.value or {}, error, asked.get(name))
+            for stage in stages:
+                captures = (result.value or {}).get(stage.name, {})
+                probes[stage.name][name] = HostProbe(name, paths, captures, error, asked.get(name))
         return probes
 
     def apply(self, change: Change, on_progress: OnProgress, signs: Signs) -> None:
@@ -306,6 +314,20 @@ class Cluster:
                 look(None)
                 time.sleep(_POLL_S)
         raise HostUnreachable(host.target.name, "nobody waits for this host any more")
+
+
+def _probe_all(host: Host, scripts: Mapping[str, ProbeScript]) -> dict[str, dict[str, Capture]]:
+    """Run the scripts of some stages as one."""
+    named = {
+        (stage, section.key): replace(section, key=f"{stage}/{section.key}")
+        for stage, script in scripts.items()
+        for section in script.sections
+    }
+    found = probe_unless_busy(host, ProbeScript(tuple(named.values())))
+    captures: dict[str, dict[str, Capture]] = {stage: {} for stage in scripts}
+    for (stage, key), section in named.items():
+        captures[stage][key] = found[section.key]
+    return captures
 
 
 def probe_unless_busy(host: Host, script: ProbeScript) -> dict[str, Capture]:

@@ -168,17 +168,18 @@ class _Undo:
         """Return what each run's stages would plan now, and the probes of the newest params."""
         due: dict[str, set[Key]] = {}
         cache: dict[str, set[Key]] = {}
-        probes: dict[str, Probes] = {}
-        first = lock
-        for stage in self._stages():
-            probes[stage.name], _ = self._cluster.observe(stage, first)
-            first = None
+        probes = self._probes(lock)
         for history in (*self._histories, *self._newer):
             text = params_text(history.params)
             if text not in cache:
                 cache[text] = self._keys(history.params, probes)
             due[history.folder.run_id] = cache[text]
         return due, probes
+
+    def _probes(self, lock: Callable[[str], Section] | None = None) -> dict[str, Probes]:
+        stages = self._stages()
+        first = self._cluster.probe(stages, lock)
+        return {stage.name: self._cluster.follow_up(stage, first[stage.name])[0] for stage in stages}
 
     def _keys(self, params: Params, probes: dict[str, Probes]) -> set[Key]:
         if [host.name for host in params.cluster.hosts] != [host.name for host in self.params.cluster.hosts]:
@@ -321,7 +322,7 @@ class _Undo:
 
     def _befores(self) -> dict[Key, str]:
         """Return what each change that a stage would plan now finds there."""
-        probes = {stage.name: self._cluster.observe(stage)[0] for stage in self._stages()}
+        probes = self._probes()
         return {
             (stage.name, str(change.subject), change.summary): change.before
             for history in self._histories

@@ -173,7 +173,7 @@ class StageSession:
     def _look(self, *, lock_s: int = 0) -> Observation:
         """Probe, judge and plan; with lock_s, under the hosts' apply locks, which are taken in the same round trip."""
         lock = (lambda work: self._locks.section(work, lock_s)) if lock_s else None
-        probes = self.cluster.probe(self._stage, lock)
+        probes = self.cluster.probe([self._stage], lock)[self.stage]
         if lock_s:
             self._locks.taken(probes)
         probes, facts = self.cluster.follow_up(self._stage, probes)
