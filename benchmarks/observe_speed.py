@@ -3,7 +3,7 @@
     python benchmarks/observe_speed.py [--hosts 4,16,64] [--rounds 3] [--ansible BIN] [--pyinfra BIN]
 
 Against a twin, connection and parsing included, same commands, same run:
-  ours      the stages `network` and `gateway`: probe, facts, findings
+  ours      the stages `network` and `gateway` as `runbook check` reads them: probe, facts, findings
   batched   a thread per host, one SSH connection, one script with all commands
   single    one command at a time by plain fabric, one host after the other (some hosts measured, and scaled up)
   ansible, pyinfra   one batched script, where their programs are given
