@@ -129,8 +129,8 @@ def parse_optical(capture: Capture) -> Reading[Optical]:
         return refused
     values: dict[str, str] = {}
     doubtful: set[str] = set()
-    for line in lines_of(BLANKS.sub(" ", plain(capture.stdout))):
-        key, _, value = map(str.strip, line.text.partition(":"))
+    for line in lines_of(plain(capture.stdout)):
+        key, _, value = (" ".join(part.split()) for part in line.text.partition(":"))
         if not key or not value or is_noise(line.text):
             continue
         if line.open or DAMAGED in line.text or values.get(key, value) != value:

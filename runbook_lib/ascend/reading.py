@@ -87,7 +87,7 @@ def first_words(capture: Capture) -> str:
     for text in (capture.stderr, capture.stdout):
         words = text.lstrip()
         if words:
-            return words[: _LONGEST_MESSAGE + 1].splitlines()[0].rstrip()[:_LONGEST_MESSAGE]
+            return words[:_LONGEST_MESSAGE].splitlines()[0].rstrip()
     return ""
 
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 class Section:
     """One read-only command of a probe. `key` names it in the result; the timeout is its own.
 
-    unit: one word for what it asks (a card). After a command that overran its timeout, the others of that unit are not
+    unit: one word for what it asks (a tool). After a command that overran its timeout, the others of that unit are not
     run: what hangs once hangs each time, and each would cost its whole timeout.
-    if_hung: a unit; run only after a command of that unit overran its timeout, as what stands in for the others.
+    if_hung: a unit; run only after an earlier command of that unit overran its timeout, as what stands in for it.
     """
 
     key: str
@@ -23,19 +23,23 @@ class Section:
 
 @dataclass(frozen=True, slots=True)
 class ProbeScript:
-    """The read-only commands of one host for one stage, run one after the other."""
+    """The read-only commands of one host, run one after the other."""
 
     sections: tuple[Section, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Capture:
-    """What one command printed. `exit_code` is None when it was killed by its timeout or never ran."""
+    """What one command printed. `exit_code` is None when it was killed by its timeout or never ran.
+
+    lost: the connection broke before the answer came.
+    """
 
     stdout: str = ""
     stderr: str = ""
     exit_code: int | None = None
     timed_out: bool = False
+    lost: bool = False
 
     @property
     def ok(self) -> bool:

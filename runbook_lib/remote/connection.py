@@ -173,7 +173,7 @@ def pinned_keys(path: str) -> paramiko.HostKeys:
     """
     with _PINNED_LOCK:
         seen = Path(path).stat()
-        return _pinned_keys(path, (seen.st_ino, seen.st_size, seen.st_mtime_ns))
+        return _pinned_keys(path, (seen.st_ino, seen.st_size, seen.st_ctime_ns))
 
 
 @lru_cache(maxsize=4)

@@ -97,13 +97,16 @@ def probe(session: Session, script: ProbeScript) -> dict[str, Capture]:
     A section that overran its timeout has timed_out=True and no exit code; what was not run (see Section) has no exit
     code either, and the observer is not told of it. When the connection breaks, the sections that already came are
     kept and the others have no exit code, with the reason in stderr. Raises ValueError on a key that occurs twice or
-    an `if_hung` that is no unit, HostUnreachable when there is no connection at all.
+    an `if_hung` that is no unit of an earlier section, HostUnreachable when there is no connection at all.
     """
     sections = script.sections
     if len({section.key for section in sections}) != len(sections):
         raise ValueError("two sections of one probe have the same key")
-    if not {section.if_hung for section in sections} <= {"", *(section.unit for section in sections)}:
-        raise ValueError("a section stands in for a unit that none has")
+    units = {""}
+    for section in sections:
+        if section.if_hung not in units:
+            raise ValueError("a section stands in for a unit that none before it has")
+        units.add(section.unit)
     if not sections:
         return {}
     nonce = secrets.token_hex(16)
@@ -167,7 +170,7 @@ def _find(data: bytes, nonce: str, index: int, start: int) -> tuple[_Frame | Non
 def _capture(section: Section, frame: _Frame | None, raw: RawCapture) -> Capture:
     if frame is None:
         why = raw.lost or decode(raw.stderr).strip() or "the probe ended before this command"
-        return Capture(stderr=f"runbook: no result: {why}")
+        return Capture(stderr=f"runbook: no result: {why}", lost=bool(raw.lost))
     if frame.not_run:
         return Capture(stderr=f"runbook: {decode(frame.stderr)}")
     timed_out = frame.code in TIMEOUT_CODES and frame.duration_s >= section.timeout_s - _CLOCK_STEP_S

@@ -46,7 +46,6 @@ def check_cluster(
         say(f"reading {len(params.cluster.hosts)} hosts")
         probes = cluster.probe(stages)
         for stage in stages:
-            say(stage.title)
             _, facts = cluster.follow_up(stage, probes[stage.name])
             checks.append(StageCheck(stage.name, stage.title, tuple(stage.module.check(facts, params)), facts))
     finally:

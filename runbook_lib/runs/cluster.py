@@ -12,7 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 from tenacity import Retrying, retry_if_result, stop_after_attempt, wait_fixed
 
-from runbook_lib.errors import HostError, HostUnreachable, RunbookError, StageFailed, TwinDown, UsageError
+from runbook_lib.errors import (
+    CommandFailed,
+    HostError,
+    HostUnreachable,
+    RunbookError,
+    StageFailed,
+    TwinDown,
+    UsageError,
+)
 from runbook_lib.model import Capture, Change, Command, Job, ProbeScript, Upload
 from runbook_lib.params import OWN_ROOT, ROOT_VARIABLE, HostPaths, project_root, resolve_path
 from runbook_lib.params.secrets import SecretValue, resolve
@@ -137,9 +145,20 @@ class Cluster:
         if target.name not in self._paths:
             prefix = ""
             if self.params.twin is not None and not host.transport.remote_version.endswith(OWN_ROOT):
-                prefix = host.run(("printenv", ROOT_VARIABLE), 10.0).stdout.strip()
+                prefix = self._asked_root(host)
             self._paths[target.name] = HostPaths.of(self.params, prefix)
         return host
+
+    def _asked_root(self, host: Host) -> str:
+        """Return where a twin's host keeps its files; without an answer its paths would be those of this machine."""
+        said = host.run(("printenv", ROOT_VARIABLE), 10.0)
+        if not said.ok or not said.stdout.strip():
+            raise CommandFailed(
+                host.target.name,
+                f"the twin's host does not say where its files begin ({ROOT_VARIABLE}); is it of an older version?",
+                next_command=f"runbook twin down params/{self.params.cluster.name}.yaml   # then `twin up`",
+            )
+        return said.stdout.strip()
 
     def reach(self) -> dict[str, str]:
         """Connect to every host; return the error of each that cannot be reached. Raises TwinDown for a twin."""
@@ -148,14 +167,13 @@ class Cluster:
             raise self._twin_down()
         return {name: str(result.error) for name, result in results.items() if result.error is not None}
 
-    def observe(self, stage: Stage[FactsT], first: Callable[[str], Section] | None = None) -> tuple[Probes, FactsT]:
+    def observe(self, stage: Stage[FactsT]) -> tuple[Probes, FactsT]:
         """Read all hosts at once, then what the first answers call for; return the answers and their facts.
 
         A host that cannot be read has its error; one that is lost meanwhile keeps its first answers. Raises TwinDown
         when the twin is down.
-        first: makes a section out of a host's work folder that is run before those of the stage.
         """
-        return self.follow_up(stage, self.probe([stage], first)[stage.name])
+        return self.follow_up(stage, self.probe([stage])[stage.name])
 
     def follow_up(self, stage: Stage[FactsT], probes: Probes) -> tuple[Probes, FactsT]:
         """Ask for what the first answers call for; return all answers and their facts."""
@@ -182,35 +200,52 @@ class Cluster:
     def probe(self, stages: Sequence[Stage[Any]], first: Callable[[str], Section] | None = None) -> dict[str, Probes]:
         """Ask all hosts at once for what some stages read, in one round trip; see `observe`.
 
-        What `first` reads is among the first stage's answers.
+        first: makes a section out of a host's work folder that is run before all others; its answer is among those of
+        the first stage.
         """
-        asked: dict[str, float] = {}
 
-        def read(target: Target) -> dict[str, dict[str, Capture]]:
-            host = self.connected(target)
-            paths = self._paths[target.name]
-            asked[target.name] = time.time()
-            scripts = {
-                stage.name: stage.module.probe(self.params, self.params.host(target.name), paths) for stage in stages
-            }
+        def read(target: Target) -> dict[str, HostProbe]:
+            self.connected(target)
+            host, paths = self.params.host(target.name), self._paths[target.name]
+            scripts = {stage.name: stage.module.probe(self.params, host, paths) for stage in stages}
             if first is not None:
                 beginning = scripts[stages[0].name]
                 scripts[stages[0].name] = ProbeScript((first(paths.work), *beginning.sections))
-            return _probe_all(host, scripts)
+            return self._read(target, scripts)
 
         results = fan_out(self.targets, read, deadline_s=PROBE_DEADLINE_S * len(stages))
         if self.params.twin is not None and all(isinstance(each.error, HostUnreachable) for each in results.values()):
             raise self._twin_down()
         probes: dict[str, Probes] = {stage.name: {} for stage in stages}
         for name, result in results.items():
-            paths = self._paths.get(name) or HostPaths.of(self.params)
             if result.error is not None and not isinstance(result.error, HostError):
                 raise result.error
-            error = self.redactor.text(result.error.reason) if isinstance(result.error, HostError) else ""
             for stage in stages:
-                captures = (result.value or {}).get(stage.name, {})
-                probes[stage.name][name] = HostProbe(name, paths, captures, error, asked.get(name))
+                probes[stage.name][name] = (
+                    self._unread(name, result.error) if result.value is None else result.value[stage.name]
+                )
         return probes
+
+    def _read(self, target: Target, scripts: Mapping[str, ProbeScript]) -> dict[str, HostProbe]:
+        """Run the scripts of some stages as one; those after the one that lost the connection are asked again."""
+        seen: dict[str, HostProbe] = {}
+        while left := {name: script for name, script in scripts.items() if name not in seen}:
+            asked_s = time.time()
+            try:
+                came = _probe_all(self.connected(target), left)
+            except HostError as error:
+                if not seen:
+                    raise
+                return seen | dict.fromkeys(left, self._unread(target.name, error))
+            for name, captures in came.items():
+                seen[name] = HostProbe(target.name, self._paths[target.name], captures, asked_s=asked_s)
+                if seen[name].lost:
+                    break
+        return seen
+
+    def _unread(self, name: str, error: HostError | None) -> HostProbe:
+        paths = self._paths.get(name) or HostPaths.of(self.params)
+        return HostProbe(name, paths, error=self.redactor.text(error.reason if error else "it was not read"))
 
     def apply(self, change: Change, on_progress: OnProgress, signs: Signs) -> None:
         """Make one change. Raises StageFailed with what was tried, what came, and what to do next."""
@@ -318,27 +353,40 @@ class Cluster:
 
 def _probe_all(host: Host, scripts: Mapping[str, ProbeScript]) -> dict[str, dict[str, Capture]]:
     """Run the scripts of some stages as one."""
-    named = {
-        (stage, section.key): replace(section, key=f"{stage}/{section.key}")
+    sections = [
+        (stage, each.key, replace(each, key=f"{stage}/{each.key}"))
         for stage, script in scripts.items()
-        for section in script.sections
-    }
-    found = probe_unless_busy(host, ProbeScript(tuple(named.values())))
+        for each in script.sections
+    ]
+    found = probe_unless_busy(host, ProbeScript(tuple(section for _, _, section in sections)))
     captures: dict[str, dict[str, Capture]] = {stage: {} for stage in scripts}
-    for (stage, key), section in named.items():
+    for stage, key, section in sections:
         captures[stage][key] = found[section.key]
     return captures
 
 
 def probe_unless_busy(host: Host, script: ProbeScript) -> dict[str, Capture]:
-    """Probe; sections that met a busy hccn_tool (somebody else reads or sets on this host) are asked again."""
+    """Probe; sections that met a busy hccn_tool (somebody else reads or sets on this host) are asked again.
+
+    What stands in for them goes with them. An answer that came is replaced only by one that comes.
+    """
     captures = host.probe(script)
     for _ in range(_BUSY_TRIES):
-        busy = [replace(each, if_hung="") for each in script.sections if _BUSY in captures[each.key].stdout]
+        busy = {each.key for each in script.sections if _BUSY in captures[each.key].stdout}
         if not busy:
             break
+        units = {each.unit for each in script.sections if each.unit and each.key in busy}
+        asked = [
+            replace(each, if_hung="") if each.key in busy else each
+            for each in script.sections
+            if each.key in busy or each.if_hung in units
+        ]
         time.sleep(_POLL_S)
-        captures |= host.probe(ProbeScript(tuple(busy)))
+        try:
+            came = host.probe(ProbeScript(tuple(asked)))
+        except HostUnreachable:
+            break
+        captures |= {key: each for key, each in came.items() if each.exit_code is not None or each.timed_out}
     return captures
 
 

@@ -79,6 +79,7 @@ class HostLocks:
         self._params = params
         self._owner = myself(run_id, reason)
         self._held: list[str] = []
+        self._doubtful: list[str] = []  # hosts whose answer was lost: the lock may lie there
 
     def section(self, work_dir: str, ttl_s: int) -> Section:
         """Return the probe section that takes a host's lock, for ttl_s seconds."""
@@ -92,10 +93,12 @@ class HostLocks:
         problems: list[RunbookError] = []
         for name, seen in probes.items():
             if seen.error:
+                self._doubtful.append(name)
                 continue
             try:
                 answer = lock_answer(name, seen.get(LOCK_KEY))
             except RunbookError as error:
+                self._doubtful.append(name)
                 problems.append(error)
                 continue
             if answer.missing:
@@ -138,11 +141,13 @@ class HostLocks:
         gone_is_fine: the work folder was taken away under the lock, as planned.
         """
         names, self._held = self._held, []
-        if not names:
+        doubtful, self._doubtful = self._doubtful, []
+        if not names and not doubtful:
             return
-        targets = [target for target in self._cluster.targets if target.name in names]
+        targets = [target for target in self._cluster.targets if target.name in {*names, *doubtful}]
         results = fan_out(targets, self._release_one, deadline_s=_DEADLINE_S)
-        left = {result.name: result.error for result in results.values() if result.error is not None}
+        names += [name for name in doubtful if not isinstance(results[name].error, RecordError)]  # it lay there, or may
+        left = {name: results[name].error for name in names if results[name].error is not None}
         broken = [error for error in left.values() if isinstance(error, RecordError)]
         lost = {name: str(error) for name, error in left.items() if not isinstance(error, RecordError)}
         if lost:

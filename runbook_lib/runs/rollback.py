@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from runbook_lib import __version__
-from runbook_lib.errors import PlanChanged, RunbookError, UsageError
+from runbook_lib.errors import HostUnreachable, PlanChanged, RunbookError, UsageError
 from runbook_lib.model import Change, Command, ProbeScript, Risk, Subject, to_json
 from runbook_lib.params import project_root
 from runbook_lib.remote import fan_out
@@ -144,7 +144,7 @@ class _Undo:
                 raise RunbookError(
                     "\n".join(errors.values()), next_command=f"runbook check {self._options.params_file}"
                 )
-            due, probes = self._due()
+            due, probes = self._due(self._cluster.probe(self._stages()))
             self._refuse_buried(due)
             reverse = self._reverse(made, due, probes)
             if not reverse.plan.changes:
@@ -164,11 +164,21 @@ class _Undo:
         names |= {container.NAME, weights.NAME} if self._teardown else set()
         return [stage for stage in STAGES if stage.name in names]
 
-    def _due(self, lock: Callable[[str], Section] | None = None) -> tuple[dict[str, set[Key]], dict[str, Probes]]:
-        """Return what each run's stages would plan now, and the probes of the newest params."""
+    def _due(self, first: dict[str, Probes]) -> tuple[dict[str, set[Key]], dict[str, Probes]]:
+        """Return what each run's stages would plan now, and the probes of the newest params.
+
+        Raises HostUnreachable when something was not read: it would count as standing.
+        """
         due: dict[str, set[Key]] = {}
         cache: dict[str, set[Key]] = {}
-        probes = self._probes(lock)
+        probes = self._followed(first)
+        for seen in (each for hosts in probes.values() for each in hosts.values()):
+            if seen.error or seen.lost:
+                raise HostUnreachable(
+                    seen.host,
+                    f"{seen.error or 'the connection was lost'}; nothing was changed",
+                    next_command=f"runbook check {self._options.params_file}",
+                )
         for history in (*self._histories, *self._newer):
             text = params_text(history.params)
             if text not in cache:
@@ -176,10 +186,9 @@ class _Undo:
             due[history.folder.run_id] = cache[text]
         return due, probes
 
-    def _probes(self, lock: Callable[[str], Section] | None = None) -> dict[str, Probes]:
-        stages = self._stages()
-        first = self._cluster.probe(stages, lock)
-        return {stage.name: self._cluster.follow_up(stage, first[stage.name])[0] for stage in stages}
+    def _followed(self, first: dict[str, Probes]) -> dict[str, Probes]:
+        """Return the answers of all stages with what the first ones call for."""
+        return {stage.name: self._cluster.follow_up(stage, first[stage.name])[0] for stage in self._stages()}
 
     def _keys(self, params: Params, probes: dict[str, Probes]) -> set[Key]:
         if [host.name for host in params.cluster.hosts] != [host.name for host in self.params.cluster.hosts]:
@@ -278,9 +287,10 @@ class _Undo:
     ) -> None:
         name, shown = self._options.name, outcome.reverse
         ttl_s = int(deadline_of(shown.plan.changes)) + SLACK_S
-        due, probes = self._due(lambda work: locks.section(work, ttl_s))
-        locks.taken(next(iter(probes.values())))
+        first = self._cluster.probe(self._stages(), lambda work: locks.section(work, ttl_s))
+        locks.taken(next(iter(first.values())))
         try:
+            due, probes = self._due(first)
             now = self._reverse(made, due, probes)
             if now.plan.digest != shown.plan.digest:
                 raise PlanChanged(
@@ -322,7 +332,7 @@ class _Undo:
 
     def _befores(self) -> dict[Key, str]:
         """Return what each change that a stage would plan now finds there."""
-        probes = self._probes()
+        probes = self._followed(self._cluster.probe(self._stages()))
         return {
             (stage.name, str(change.subject), change.summary): change.before
             for history in self._histories

@@ -31,6 +31,11 @@ class HostProbe:
     error: str = ""
     asked_s: float | None = None
 
+    @property
+    def lost(self) -> bool:
+        """Whether the connection broke before all answers had come."""
+        return any(each.lost for each in self.captures.values())
+
     def get(self, key: str) -> Capture:
         """Return one section's capture; a section that is not there never ran."""
         return self.captures.get(key, NEVER_RAN)

@@ -216,6 +216,26 @@ def test_a_cable_that_leads_to_one_card_is_no_fault(make: Callable[..., Scene]) 
     assert found == {("NET-PING", "node1 card 0"), ("NET-PING", "node2 card 0")}
 
 
+@pytest.mark.parametrize("cluster", ["switch", "direct"])
+def test_nobody_is_blamed_for_a_host_that_was_lost_meanwhile(make: Callable[..., Scene], cluster: str) -> None:
+    """It may have been down while the others pinged it; that is unknown, and no fault of theirs or of its cards."""
+    scene = make("network", cluster)
+    last = scene.params.cluster.hosts[-1]
+    silent = {(card, far.ip): 0 for card in (0, 1) for far in last.cards if cluster == "switch" or far.id == card}
+    for host in scene.params.cluster.hosts[:-1]:
+        scene.captures[host.name]["pings"] = scene.pings(host.name, silent)
+    assert {each.subject.host for each in scene.findings() if each.verdict is Verdict.FAIL} != set()
+    scene.captures[last.name]["pings"] = Capture(stderr="runbook: no result: connection lost", lost=True)
+    found = {each.subject: each for each in scene.findings() if each.code == "NET-PING"}
+    assert not any(each.verdict is Verdict.FAIL for each in found.values())
+    assert all(found[Subject(last.name, card.id)].verdict is Verdict.UNKNOWN for card in last.cards)
+    first = found[Subject("node1", 0)]
+    assert f"not judged: {last.name} was lost while it was read" in first.seen
+    assert first.verdict is (Verdict.OK if cluster == "switch" else Verdict.UNKNOWN)
+    paths = {host.name: HostPaths.of(scene.params) for host in scene.params.cluster.hosts}
+    assert network.follow_up(scene.facts(), scene.params, paths) == {}
+
+
 FLAPS = """[devid 0]current time        : Wed Aug  2 03:09:26 2022
 [devid 0]link up count       : 3
 [devid 0]link change records :

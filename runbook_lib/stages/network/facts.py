@@ -50,7 +50,7 @@ class NetworkFacts:
     """The cards of every host that was reached, its path of hccn_tool and its hccn.conf; who answered whom.
 
     conf: None where the file could not be read; missing_conf: hosts that say that they have no such file.
-    asked: how many pairs each card was to ping.
+    asked: how many pairs each card was to ping. lost: hosts whose connection broke before all had come.
     """
 
     cards: Mapping[str, Mapping[int, CardNetwork]]
@@ -58,6 +58,7 @@ class NetworkFacts:
     conf: Mapping[str, HccnConf | None] = field(default_factory=dict)
     pings: Pings = field(default_factory=dict)
     asked: Mapping[Subject, int] = field(default_factory=dict)
+    lost: frozenset[str] = frozenset()
 
     def card(self, subject: Subject) -> CardNetwork | None:
         """Return what is known of one card, None for a host that was not reached."""
@@ -85,6 +86,7 @@ def facts(params: Params, probes: Probes) -> NetworkFacts:
         {name: _conf(each.get("conf")) for name, each in seen.items()},
         pings,
         asked,
+        frozenset(name for name, each in seen.items() if each.lost),
     )
 
 

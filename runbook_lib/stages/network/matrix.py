@@ -34,6 +34,8 @@ def not_judged(facts: NetworkFacts, params: Params, subject: Subject) -> str:
     seen = facts.card(subject)
     if seen is None:
         return f"{subject.host} gave no facts"
+    if subject.host in facts.lost:
+        return f"{subject.host} was lost while it was read"
     wanted = next(card.ip for card in params.host(subject.host).cards if card.id == subject.card)
     if seen.ip.known and (seen.ip.value is None or seen.ip.value.address != wanted):
         return f"NET-IP of {subject} comes first"
@@ -42,15 +44,21 @@ def not_judged(facts: NetworkFacts, params: Params, subject: Subject) -> str:
     return ""
 
 
+def is_blind(facts: NetworkFacts, subject: Subject) -> bool:
+    """Whether nobody knows in which state a card was while the others pinged it."""
+    return facts.card(subject) is None or subject.host in facts.lost
+
+
 def judged(facts: NetworkFacts, params: Params) -> dict[Cell, Verdict]:
     """Return the verdict of every tested pair whose two cards are up and have their addresses.
 
-    A host that gave no facts may have any address: that it answers counts, that it does not says nothing. Nor does it
-    say anything that a cable does not lead to other cards than its end's.
+    A host that gave no facts may have any address, and one that was lost meanwhile may have been down: that it answers
+    counts, that it does not says nothing. Nor does it say anything that a cable does not lead to other cards than its
+    end's.
     """
     cards = {end for cell in facts.pings for end in cell}
     doubtful = {card for card in cards if not_judged(facts, params, card)}
-    blind = {card for card in cards if facts.card(card) is None}
+    blind = {card for card in cards if is_blind(facts, card)}
     found = {}
     for cell, reading in facts.pings.items():
         verdict = cell_verdict(reading)
@@ -127,7 +135,10 @@ def _check_card(  # noqa: PLR0913, PLR0917 - a card, and what the whole matrix s
     expected = "every card that was pinged answers, 0 % loss"
     own = not_judged(facts, params, subject)
     if own:
-        findings.add("NET-PING", subject, Verdict.SKIPPED, seen=f"not judged: {own}", expected=expected)
+        verdict = Verdict.UNKNOWN if is_blind(facts, subject) else Verdict.SKIPPED
+        findings.add(
+            "NET-PING", subject, verdict, seen=f"not judged: {own}", expected=expected, next_command=_again(params)
+        )
         return
     if failing:
         verdict, seen, target = Verdict.FAIL, _failing_words(facts, subject, failing), failing[0]
@@ -150,16 +161,18 @@ def _check_card(  # noqa: PLR0913, PLR0917 - a card, and what the whole matrix s
     if not tested:
         waits = sorted({not_judged(facts, params, cell[1]) for cell in mine} - {""})
         # nothing to compare with because another finding comes first, or because nobody knows
-        blind = not waits or any(facts.card(cell[1]) is None for cell in mine)
+        blind = not waits or any(is_blind(facts, cell[1]) for cell in mine)
         said = f"not judged: {waits[0]}" if waits else "no ping was made within the deadline"
-        command = f"runbook check params/{params.cluster.name}.yaml --stage network"
         verdict = Verdict.UNKNOWN if blind else Verdict.SKIPPED
-        findings.add("NET-PING", subject, verdict, seen=said, expected=expected, next_command=command)
+        findings.add("NET-PING", subject, verdict, seen=said, expected=expected, next_command=_again(params))
         return
     innocent = [cell for cell in tested if cells[cell] is Verdict.FAIL]
     seen = f"{len(tested) - len(innocent)} of {len(tested)} cards answer"
     if innocent:
         seen += f"; {innocent[0][1]} does not{_more(innocent)}, which is laid to it"
+    silent = [cell for cell in mine if cell not in cells]
+    if silent:
+        seen += f"; {len(silent)} not judged: {not_judged(facts, params, silent[0][1])}"
     if left:
         seen += f"; {left} untested within {params.network.ping_deadline_s:g} s"
     findings.add(
@@ -181,6 +194,10 @@ def _failing_words(facts: NetworkFacts, subject: Subject, failing: Iterable[Cell
         said = words(reading) if result is None else f"{result.received} of {result.sent} answered"
         parts.append(f"{'to ' + str(target) if source == subject else 'from ' + str(source)}: {said}")
     return "; ".join(parts) + _more(cells[_SHOWN - 1 :])
+
+
+def _again(params: Params) -> str:
+    return f"runbook check params/{params.cluster.name}.yaml --stage network"
 
 
 def _more(cells: list[Cell]) -> str:
