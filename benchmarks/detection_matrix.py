@@ -83,12 +83,13 @@ class Bench:
         self.targets = targets(self.params, home)
 
     def look(self) -> Seen:
-        """Probe, check and plan the three stages."""
+        """Probe the three stages at once, as `runbook check` does; check and plan them."""
         seen = Seen()
         with contextlib.closing(Cluster(self.params)) as cluster:
+            probes = cluster.probe([stage(name) for name in STAGES])
             for name in STAGES:
                 module = stage(name).module
-                _, facts = cluster.observe(stage(name))
+                _, facts = cluster.follow_up(stage(name), probes[name])
                 seen.findings += module.check(facts, self.params)
                 if not module.waits_for(facts, self.params):
                     seen.plans[name] = module.plan(facts, self.params)
