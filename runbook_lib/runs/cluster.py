@@ -203,9 +203,11 @@ class Cluster:
         first: makes a section out of a host's work folder that is run before all others; its answer is among those of
         the first stage.
         """
+        asked: dict[str, float] = {}
 
         def read(target: Target) -> dict[str, HostProbe]:
             self.connected(target)
+            asked[target.name] = time.time()
             host, paths = self.params.host(target.name), self._paths[target.name]
             scripts = {stage.name: stage.module.probe(self.params, host, paths) for stage in stages}
             if first is not None:
@@ -222,7 +224,9 @@ class Cluster:
                 raise result.error
             for stage in stages:
                 probes[stage.name][name] = (
-                    self._unread(name, result.error) if result.value is None else result.value[stage.name]
+                    self._unread(name, result.error, asked.get(name))
+                    if result.value is None
+                    else result.value[stage.name]
                 )
         return probes
 
@@ -243,9 +247,10 @@ class Cluster:
                     break
         return seen
 
-    def _unread(self, name: str, error: HostError | None) -> HostProbe:
+    def _unread(self, name: str, error: HostError | None, asked_s: float | None = None) -> HostProbe:
         paths = self._paths.get(name) or HostPaths.of(self.params)
-        return HostProbe(name, paths, error=self.redactor.text(error.reason if error else "it was not read"))
+        why = self.redactor.text(error.reason if error else "it was not read")
+        return HostProbe(name, paths, error=why, asked_s=asked_s)
 
     def apply(self, change: Change, on_progress: OnProgress, signs: Signs) -> None:
         """Make one change. Raises StageFailed with what was tried, what came, and what to do next."""

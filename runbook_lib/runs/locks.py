@@ -93,7 +93,7 @@ class HostLocks:
         problems: list[RunbookError] = []
         for name, seen in probes.items():
             if seen.error:
-                self._doubtful.append(name)
+                self._doubtful += [name] if seen.asked_s is not None else []
                 continue
             try:
                 answer = lock_answer(name, seen.get(LOCK_KEY))

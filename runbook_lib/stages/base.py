@@ -22,7 +22,7 @@ NEVER_RAN = Capture(stderr="this command never ran")
 class HostProbe:
     """What one host answered. `error` is "" when it was reached.
 
-    asked_s: our clock (Unix time) when the probe was sent; None where it is not known.
+    asked_s: our clock (Unix time) when the probe was sent; None where it was not, or that is not known.
     """
 
     host: str

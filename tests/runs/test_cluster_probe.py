@@ -178,6 +178,15 @@ def test_a_lock_whose_answer_was_lost_is_given_back_if_it_lies_there(
     mine.release()
     assert events.read(tmp_path / "events.jsonl")[-1].data["hosts"] == [], "none of ours was lost"
 
+    def refused(_target: object) -> Any:
+        raise GONE
+
+    bed.cluster.connected = refused  # type: ignore[method-assign,assignment]
+    mine.taken(bed.cluster.probe([ONE], lambda _work: Section(LOCK_KEY, ("take",)))["one"])
+    known = len(events.read(tmp_path / "events.jsonl"))
+    mine.release()
+    assert len(events.read(tmp_path / "events.jsonl")) == known, "nobody was asked for a lock"
+
 
 @pytest.mark.parametrize(
     ("version", "said", "root"),
