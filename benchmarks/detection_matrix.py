@@ -1,9 +1,11 @@
 """Every fault of the twin alone, and random pairs: detected, blamed on the right subject, mended by its remedy.
 
-    python benchmarks/detection_matrix.py [--shape 2x8-direct|4x8-switch|all] [--pairs 100] [--fault NAME] [--seed 1]
+    python benchmarks/detection_matrix.py [--shape 2x8-direct|4x8-switch|all] [--pairs 100] [--seed 1]
+        [--fault NAME[@HOST[/CARD]] ... [--together]]
 
 For each case on one twin that stays up: inject, check preflight, network and gateway, compare with what faults.yaml
 says, compare the plan, carry out the remedy (apply, the finding's own next command, or the technician), check again.
+What a fault of a pair masks may not be ok meanwhile, and must be found once the other is mended; none mends it before.
 Prints a table and exits 1 when anything does not hold.
 """
 
@@ -19,7 +21,7 @@ import shutil
 import sys
 import tempfile
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,11 +49,12 @@ _COMMAND_S = 30.0
 
 @dataclass(frozen=True)
 class Injected:
-    """A fault and where it is."""
+    """A fault and where it is. leads_to: the number of the card at the other end of its cable, on a direct pair."""
 
     fault: Fault
     host: str
     card: int | None
+    leads_to: int | None = None
 
     def __str__(self) -> str:
         return f"{self.fault.name} {self.host}" + ("" if self.card is None else f"/{self.card}")
@@ -126,8 +129,13 @@ class Bench:
     def there(self, cases: list[Injected]) -> list[Injected]:
         """Return the faults without those of a host that another fault made reboot, which have ended with that."""
         rebooted = {case.host for case in cases if case.fault.machine.get("reboot_at_call")}
+        left = self.left(cases)
+        return [case for case in cases if case.host not in rebooted or case in left]
+
+    def left(self, cases: list[Injected]) -> list[Injected]:
+        """Return the faults that the twin still has."""
         left = [(each["fault"], each["host"], each["card"]) for each in lifecycle.status(self.params, self.root).faults]
-        return [case for case in cases if case.host not in rebooted or (case.fault.name, case.host, case.card) in left]
+        return [case for case in cases if (case.fault.name, case.host, case.card) in left]
 
     def wait_up(self) -> None:
         """Wait for hosts that reboot."""
@@ -191,7 +199,7 @@ def subjects(params: Params, case: Injected, word: str) -> list[Subject]:
         "card": [Subject(case.host, card)],
         "host": [Subject(case.host)],
         "partner": [Subject(case.host, partner)],
-        "end": [Subject(others[0], card)] if direct else [],
+        "end": [Subject(others[0], card if case.leads_to is None else case.leads_to)] if direct else [],
         "partner-end": [Subject(others[0], partner)] if direct else [],
         "ends": [Subject(others[0], each) for each in ids] if direct else [],
         "cards": [Subject(case.host, each) for each in ids],
@@ -250,7 +258,8 @@ def _lacks(  # noqa: PLR0913, PLR0917 - one expectation, and all that may excuse
         return ""
     doubt = [*about] or [Finding(part.codes[0], "", group[0], Verdict.UNKNOWN)]
     masked = any(_explained(params, rest, Finding(each.code, "", each.subject, Verdict.UNKNOWN)) for each in doubt)
-    if masked and not any(finding.verdict is Verdict.OK for finding in about):
+    skipped = bool(rest) and any(finding.verdict is Verdict.SKIPPED for finding in about)
+    if (masked or skipped) and not any(finding.verdict is Verdict.OK for finding in about):
         return ""
     said = ", ".join(sorted({finding.verdict.value for finding in about})) or "nothing"
     return f"{'/'.join(part.codes)} on {group[0]} says {said}"
@@ -296,6 +305,29 @@ def draw(rng: random.Random, params: Params, fault: Fault) -> Injected:
     return Injected(fault, host.name, rng.choice(host.cards).id if fault.needs_card else None)
 
 
+def placed(rng: random.Random, params: Params, word: str) -> Injected:
+    """Read NAME[@HOST[/CARD]]; what is not said is chosen."""
+    name, _, where = word.partition("@")
+    host, _, card = where.partition("/")
+    case = draw(rng, params, FAULTS[name])
+    return replace(case, host=host or case.host, card=int(card) if card else case.card)
+
+
+def cabled(params: Params, cases: list[Injected]) -> list[Injected]:
+    """Tell every fault where its card's cable leads, if another fault swaps it."""
+    crossed: dict[int, int] = {}
+    for case in cases:
+        if case.fault.hardware.get("swapped") and case.card is not None:
+            (partner,) = subjects(params, case, "partner")
+            crossed |= {case.card: partner.card, partner.card: case.card}
+    return [
+        case
+        if case.fault.hardware.get("swapped") or case.card is None
+        else replace(case, leads_to=crossed.get(case.card))
+        for case in cases
+    ]
+
+
 def run_case(bench: Bench, cases: list[Injected]) -> Result:
     """Inject, judge, mend, look again; leave the twin healthy."""
     result, began = Result(cases), time.monotonic()
@@ -322,13 +354,17 @@ def _restore(bench: Bench) -> None:
 
 
 def _mend(bench: Bench, cases: list[Injected], seen: Seen, done: list[str]) -> list[str]:
-    """Carry out the remedies until nothing is left; what is masked comes to light on the way."""
+    """Carry out the remedies until nothing is left; what is masked comes to light on the way.
+
+    Nobody mends what no finding shows: a fault that is still there when all is ok was never found.
+    """
     for _ in range(_ROUNDS * len(cases)):
         problems = _remedy(bench, cases, seen, done)
         bench.wait_up()
         seen = bench.look()
         if not seen.bad() and not seen.changes:
-            return problems
+            hidden = [case for case in bench.left(cases) if case.fault.remedy != "none"]
+            return [*problems, *(f"nothing shows what is still there: {case}" for case in hidden)]
     left = [f"{each.code} {each.verdict} on {each.subject}: {each.seen}"[:160] for each in seen.bad()]
     return [*problems, *(f"left after the remedy: {each}" for each in left[:4]), *_plans(seen)]
 
@@ -339,9 +375,14 @@ def _plans(seen: Seen) -> list[str]:
 
 def _remedy(bench: Bench, cases: list[Injected], seen: Seen, done: list[str]) -> list[str]:
     problems = []
-    there = {(each["fault"], each["host"], each["card"]) for each in lifecycle.status(bench.params, bench.root).faults}
+    there = bench.left(cases)
     for case in cases:
-        if case.fault.remedy == "hands" and (case.fault.name, case.host, case.card) in there:
+        shown = case.fault.reports + case.fault.masks
+        if (
+            case.fault.remedy == "hands"
+            and case in there
+            and any(_covers(bench.params, case, shown, each) for each in seen.bad())
+        ):
             lifecycle.hands(bench.params, bench.root, case.fault.name, case.host, case.card)
             done.append("hands")
         elif case.fault.remedy == "command":
@@ -368,7 +409,9 @@ def _shown_commands(bench: Bench, case: Injected, seen: Seen, done: list[str]) -
         if command and (host, command) not in ran:
             ran.add((host, command))
             done.append(f"`{command}`")
-            if problem := bench.shell(host, command):
+            if command.startswith("runbook run "):
+                bench.apply(seen)
+            elif problem := bench.shell(host, command):
                 problems.append(problem)
     return problems
 
@@ -390,13 +433,13 @@ def _shown(result: Result) -> str:
 def _cases(asked: argparse.Namespace, params: Params) -> Iterator[list[Injected]]:
     rng = random.Random(f"{asked.seed} {params.cluster.name}")  # noqa: S311 - repeatable draws, no secret
     visible = [fault for fault in FAULTS.values() if fault.moment in MOMENTS]
-    chosen = [FAULTS[name] for name in asked.fault] or visible
-    alone = [[fault] for fault in chosen] if not asked.together else [chosen]
-    for faults in alone if not asked.only_pairs else ():
-        yield [draw(rng, params, fault) for fault in faults]
+    chosen = [placed(rng, params, word) for word in asked.fault or (fault.name for fault in visible)]
+    alone = [[case] for case in chosen] if not asked.together else [chosen]
+    for cases in alone if not asked.only_pairs else ():
+        yield cabled(params, cases)
     fitting = [fault for fault in visible if params.cluster.topology not in fault.skip]
     for _ in range(asked.pairs):
-        yield [draw(rng, params, fault) for fault in rng.sample(fitting, 2)]
+        yield cabled(params, [draw(rng, params, fault) for fault in rng.sample(fitting, 2)])
 
 
 def run_shape(asked: argparse.Namespace, shape: str, number: int, home: Path) -> tuple[list[Result], list[str]]:
@@ -426,12 +469,14 @@ def main() -> int:
     parser.add_argument("--pairs", type=int, default=100)
     parser.add_argument("--only-pairs", action="store_true")
     parser.add_argument("--together", action="store_true", help="all faults at once, as one case")
-    parser.add_argument("--fault", action="append", default=[], choices=list(FAULTS), metavar="NAME")
+    parser.add_argument("--fault", action="append", default=[], metavar="NAME[@HOST[/CARD]]")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--network", default="127.86.1", help="of the first shape's twin; the next one follows")
     parser.add_argument("--level", choices=["auto", "L1b", "L0"], default="auto")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of the table")
     asked = parser.parse_args()
+    if unheard := [word for word in asked.fault if word.partition("@")[0] not in FAULTS]:
+        parser.error(f"no fault {', '.join(unheard)}: see `runbook twin faults`")
     results: list[Result] = []
     unhealthy: list[str] = []
     with tempfile.TemporaryDirectory(prefix="matrix-") as folder:

@@ -9,6 +9,7 @@ from runbook_lib.model import Finding, Subject, Verdict
 from runbook_lib.params import Topology
 from runbook_lib.stages.base import Findings, apply_command
 from runbook_lib.stages.gateway.facts import lost_at_boot
+from runbook_lib.stages.hccn_conf import recovery_command
 from runbook_lib.stages.network import words
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ def check(facts: GatewayFacts, params: Params) -> list[Finding]:
             if seen is not None:
                 _check_gateway(findings, params, host, card, seen)
                 _check_netdetect(findings, params, host, card, seen)
-                _check_health(findings, host, card, seen)
+                _check_health(findings, facts, params, host, card)
                 _check_route(findings, params, host, card, seen)
                 _check_conf(findings, facts, params, host, card)
     return findings.items
@@ -65,8 +66,8 @@ def _check_netdetect(findings: Findings, params: Params, host: Host, card: Card,
         findings.add("NET-NETDETECT", subject, Verdict.UNKNOWN, seen=words(target), expected=wanted + what)
 
 
-def _check_health(findings: Findings, host: Host, card: Card, seen: CardGateway) -> None:
-    health = seen.health
+def _check_health(findings: Findings, facts: GatewayFacts, params: Params, host: Host, card: Card) -> None:
+    health = facts.cards[host.name][card.id].health
     if health.value is None:
         verdict = Verdict.UNKNOWN
     elif health.value is NetHealth.SUCCESS:
@@ -82,7 +83,7 @@ def _check_health(findings: Findings, host: Host, card: Card, seen: CardGateway)
         seen=words(health),
         expected="Success",
         # a detection that is stuck starts again with it
-        next_command=f"hccn_tool -i {card.id} -cfg recovery   # on {host.name}; link, peer and gateway first",
+        next_command=recovery_command(facts.conf.get(host.name), params, host, card, "link, peer and gateway first"),
         # a card that was just given its target answers a stale state for a moment
         transient=health.value is not None and health.value is not NetHealth.FAULT,
     )

@@ -9,6 +9,7 @@ from runbook_lib.ascend import hccn
 from runbook_lib.model import ProbeScript, Section
 from runbook_lib.stages.base import NEVER_RAN
 from runbook_lib.stages.card_reads import card_sections, split_reads
+from runbook_lib.stages.hccn_conf import read_conf
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -93,7 +94,7 @@ def facts(params: Params, probes: Probes) -> GatewayFacts:
     return GatewayFacts(
         {name: _cards(params, name, each) for name, each in seen.items()},
         {name: each.paths.hccn_tool for name, each in probes.items()},
-        {name: _conf(each.get("conf")) for name, each in seen.items()},
+        {name: read_conf(each.get("conf")) for name, each in seen.items()},
     )
 
 
@@ -114,13 +115,6 @@ def _card(seen: HostProbe, reads: Reads, number: int) -> CardGateway:
         health=hccn.parse_net_health(seen.captures.get(f"later.{number}") or said("net_health")),
         route=hccn.parse_route(said("route")),
     )
-
-
-def _conf(capture: Capture) -> HccnConf | None:
-    """Read hccn.conf; a host that says that there is no such file has an empty one."""
-    if capture.ok:
-        return hccn.parse_conf(capture.stdout)
-    return hccn.HccnConf() if capture.exit_code == 1 and "No such file" in capture.stderr else None
 
 
 def lost_at_boot(facts: GatewayFacts, params: Params, host: Host, card: Card) -> dict[str, tuple[str, str]]:

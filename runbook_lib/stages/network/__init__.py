@@ -35,7 +35,7 @@ def check(facts: NetworkFacts, params: Params) -> list[Finding]:
     findings.unreachable(params, tuple(facts.cards))
     for host in params.cluster.hosts:
         for card in host.cards if host.name in facts.cards else ():
-            check_hardware(findings, facts, params, host, card.id)
+            check_hardware(findings, facts, params, host, card)
             check_settings(findings, facts, params, host, card)
     check_duplicates(findings, facts, params)
     check_cabling(findings, facts, params)

@@ -10,6 +10,7 @@ from runbook_lib.ascend.link_history import recent_changes
 from runbook_lib.model import Subject
 from runbook_lib.stages.base import NEVER_RAN
 from runbook_lib.stages.card_reads import split_reads
+from runbook_lib.stages.hccn_conf import read_conf
 from runbook_lib.stages.network.pairs import pairs, subject_of, suspect_pairs
 from runbook_lib.stages.network.pings import parse_pings
 from runbook_lib.stages.network.probe import READS
@@ -83,7 +84,7 @@ def facts(params: Params, probes: Probes) -> NetworkFacts:
     return NetworkFacts(
         {name: _cards(params, name, each) for name, each in seen.items()},
         {name: each.paths.hccn_tool for name, each in probes.items()},
-        {name: _conf(each.get("conf")) for name, each in seen.items()},
+        {name: read_conf(each.get("conf")) for name, each in seen.items()},
         pings,
         asked,
         frozenset(name for name, each in seen.items() if each.lost),
@@ -115,13 +116,6 @@ def _cards(params: Params, name: str, seen: HostProbe) -> dict[int, CardNetwork]
     reads = split_reads(seen, "cards", numbers, READS)
     after = split_reads(seen, "after", numbers, ("stat",))
     return {number: _card(reads, number, after.get((number, "stat"), NEVER_RAN)) for number in numbers}
-
-
-def _conf(capture: Capture) -> HccnConf | None:
-    """Read hccn.conf; a host that says that there is no such file has an empty one."""
-    if capture.ok:
-        return hccn.parse_conf(capture.stdout)
-    return hccn.HccnConf() if capture.exit_code == 1 and "No such file" in capture.stderr else None
 
 
 def words(reading: Reading[object]) -> str:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from runbook_lib.model import Subject, Verdict
 from runbook_lib.params import Topology
+from runbook_lib.stages.hccn_conf import recovery_command
 from runbook_lib.stages.network.facts import words
 
 if TYPE_CHECKING:
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
     from runbook_lib.ascend.hccn import Optical
     from runbook_lib.ascend.reading import Reading
-    from runbook_lib.params import Host, Params
+    from runbook_lib.params import Card, Host, Params
     from runbook_lib.stages.base import Findings
     from runbook_lib.stages.network.facts import CardNetwork, NetworkFacts
 
@@ -47,11 +48,11 @@ def judge(  # noqa: PLR0913, PLR0917 - a reading, its rule, and the words around
     findings.add(code, subject, verdict, seen=words(reading), expected=expected, next_command=next_command)
 
 
-def check_hardware(findings: Findings, facts: NetworkFacts, params: Params, host: Host, number: int) -> None:
+def check_hardware(findings: Findings, facts: NetworkFacts, params: Params, host: Host, card: Card) -> None:
     """Judge everything of one card that a cable, a module or the other end can spoil."""
-    subject, seen = Subject(host.name, number), facts.cards[host.name][number]
-    tool, on = f"hccn_tool -i {number}", f"   # on {host.name}"
-    cable = f"{tool} -cfg recovery{on}; if it stays down, the cable at both ends"
+    subject, seen = Subject(host.name, card.id), facts.cards[host.name][card.id]
+    tool, on = f"hccn_tool -i {card.id}", f"   # on {host.name}"
+    cable = recovery_command(facts.conf.get(host.name), params, host, card, "if it stays down, the cable at both ends")
     judge(findings, "NET-LINK", subject, seen.link, lambda up: up, "UP", cable)
     judge(
         findings,
@@ -63,7 +64,7 @@ def check_hardware(findings: Findings, facts: NetworkFacts, params: Params, host
         f"{tool} -speed -g{on}; then check cable and switch port",
     )
     judge(findings, "NET-FEC", subject, seen.fec, lambda mode: mode == GOOD_FEC, f"{GOOD_FEC} FEC mode")
-    others = [each for card, each in facts.cards[host.name].items() if card != number]
+    others = [each for number, each in facts.cards[host.name].items() if number != card.id]
     _check_flaps(findings, subject, seen, others, f"{tool} -link_stat -g{on}; reseat or replace cable and module")
     _check_errors(findings, subject, seen, f"{tool} -stat -g{on}, twice; then check cable, module and switch port")
     _check_optics(findings, facts, params, subject, seen)

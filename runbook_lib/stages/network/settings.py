@@ -73,24 +73,39 @@ def _check_conf(findings: Findings, facts: NetworkFacts, params: Params, host: H
 
 
 def check_duplicates(findings: Findings, facts: NetworkFacts, params: Params) -> None:
-    """Say for every card whether its address is its own; a gateway's address is not."""
+    """Say for every card whether its address is its own; a gateway's address is not.
+
+    While the address of one card is not known, nobody can say of another that its own is unique.
+    """
     gateways = {params.gateway(card): card.ip for host in params.cluster.hosts for card in host.cards}
     holders: defaultdict[str, list[Subject]] = defaultdict(list)
     for host, cards in facts.cards.items():
         for number, card in cards.items():
             if card.ip.value is not None:
                 holders[card.ip.value.address].append(Subject(host, number))
-    unread = sum(not card.ip.known for cards in facts.cards.values() for card in cards.values())
-    told = f"; {unread} cards' addresses are not known" if unread else ""
+    expected = "an address of its own"
+    unread = [
+        Subject(host.name, card.id)
+        for host in params.cluster.hosts
+        for card in host.cards
+        if (seen := facts.card(Subject(host.name, card.id))) is None or not seen.ip.known
+    ]
+    for subject in unread:
+        if (seen := facts.card(subject)) is not None:
+            findings.add("NET-IP-DUPLICATE", subject, Verdict.UNKNOWN, seen=words(seen.ip), expected=expected)
     for address, subjects in holders.items():
         foreign = gateways.get(address, address) != address
         for subject in subjects:
             others = [str(each) for each in subjects if each != subject]
             others += ["the switch's gateway"] if foreign else []
-            findings.judge(
-                "NET-IP-DUPLICATE",
-                subject,
-                ok=not others,
-                seen=f"{address}, also on {', '.join(others)}" if others else f"{address}{told}",
-                expected="an address of its own",
-            )
+            verdict, said = Verdict.OK, address
+            if others:
+                verdict, said = Verdict.FAIL, f"{address}, also on {', '.join(others)}"
+            elif unread:
+                verdict, said = Verdict.SKIPPED, f"not judged: the address of {_some(unread)} is not known"
+            findings.add("NET-IP-DUPLICATE", subject, verdict, seen=said, expected=expected)
+
+
+def _some(subjects: list[Subject]) -> str:
+    more = f" and {len(subjects) - 1} more" if len(subjects) > 1 else ""
+    return f"{subjects[0]}{more}"
