@@ -253,15 +253,15 @@ class Fabric:
         self.flap(node, card, _FLAPS)
 
     def forget_changes(self) -> None:
-        """Make every link's record that of a port that came up once, as after a power cycle."""
+        """Make every link's record that of a port that came up once, and is now down if its link is."""
         for (node, card), up in self.links().items():
             known = self.cards[node][card].changes
-            self.cards[node][card].changes = known[-1:] if up else known
+            self.cards[node][card].changes = known[-1:] if up else [*known[:-1][:1], *known[-1:]]
 
     def flaps(self, node: str, card: int) -> bool:
-        """Whether a card's link goes up and down, for a bad end of its cable."""
+        """Whether a card's link goes up and down, for a bad end of its cable; one that stays down does not."""
         ends = [(node, card)] + ([peer] if (peer := self.peer(node, card)) else [])
-        return any(self.hardware(*end).get("flapping") for end in ends)
+        return self.link_up(node, card) and any(self.hardware(*end).get("flapping") for end in ends)
 
     def links(self) -> dict[tuple[str, int], bool]:
         """Return the state of every link."""

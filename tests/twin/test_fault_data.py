@@ -89,7 +89,14 @@ def _whole(world: World) -> dict[str, Any]:
     """Return all that a fault may touch: settings, conditions, and the content and mode of files."""
     files = {}
     for node in world.nodes.values():
-        for pattern in ("etc/*", "sys/**/scaling_governor", "usr/local/Ascend/**/*", "usr/local/sbin/*", "data/*"):
+        for pattern in (
+            "etc/*",
+            "sys/**/scaling_governor",
+            "usr/local/Ascend/**/*",
+            "usr/local/sbin/*",
+            "usr/local/mpich/lib/*",
+            "data/**/*",
+        ):
             for path in node.files.glob(pattern):
                 lines = sorted(path.read_bytes().splitlines()) if path.is_file() and not path.is_symlink() else []
                 files[str(path)] = (path.is_symlink() and str(path.readlink()), lines)
@@ -130,7 +137,7 @@ def test_strikes_once_and_leaves_nothing(whole_power: Power, name: str) -> None:
             assert not await faults.inject(power, name, "node1", card, "L1a")
             listed = [(each["fault"], each["host"], each["card"]) for each in faults.active(power)]
             assert listed == [(name, "node1", card)]
-        assert _whole(world) != before or world.hbm or not all(node.up for node in world.nodes.values())
+        assert _whole(world) != before or any(world.hbm.values()) or not all(node.up for node in world.nodes.values())
         assert [each["fault"] for each in await faults.clear(power, None, None, None)] == [name]
 
     asyncio.run(work())
@@ -194,6 +201,17 @@ def test_words_of_the_tool(power: Power, call: Call, name: str, line: str, words
     asyncio.run(faults.inject(power, name, "node1", 3 if FAULTS[name].needs_card else None, "L1a"))
     reply = call(hccn_tool, "node1", f"hccn_tool -i 3 {line}")
     assert words in str(reply.out) + str(reply.err)
+
+
+def test_a_new_cable_ends_the_flaps_of_both_ends_also_while_the_other_host_is_off(power: Power, call: Call) -> None:
+    asyncio.run(faults.inject(power, "link-flapping", "node2", 3, "L1a"))
+    asyncio.run(faults.inject(power, "host-down", "node2", None, "L1a"))
+    said = str(call(hccn_tool, "node1", "hccn_tool -i 3 -link_stat -g").out)
+    assert said.splitlines()[4].endswith("LINK DOWN")
+    asyncio.run(faults.hands(power, "link-flapping", "node2", 3))
+    said = str(call(hccn_tool, "node1", "hccn_tool -i 3 -link_stat -g").out)
+    assert "link up count       : 1" in said
+    assert "link down count     : 1" in said
 
 
 def test_counters_rise_between_two_reads_only_on_a_bad_link(power: Power, call: Call) -> None:
