@@ -15,6 +15,7 @@ _ROW = re.compile(
     r"^[ \t]*([0-9]{1,18})[ \t]*\|[ \t]*([0-9.]+)[ \t]*\|[ \t]*([0-9.]+)[ \t]*\|[ \t]*(success|failed|NULL)[ \t]*$",
     re.MULTILINE | re.IGNORECASE,
 )
+_ANY_ROW = re.compile(r"^[ \t]*[0-9]+[ \t]*\|", re.MULTILINE)
 _RATE_ROUNDING = 0.02  # alg_bandwidth is size / time; five digits are printed
 
 
@@ -66,14 +67,15 @@ REASONS = (
 
 
 def parse_hccl_test(capture: Capture) -> Reading[tuple[Collective, ...]]:
-    """Read the rows, smallest size first. A run that failed, or whose rows contradict themselves, has no value."""
+    """Read the rows, smallest size first. A run that failed, or with a row that contradicts itself, has no value."""
     absent = not_run(capture)
     if absent:
         return absent
     if not capture.ok:
         return Reading(None, "error", _error_line(capture), "failed")
     rows = []
-    for size, time, rate, checked in _ROW.findall(capture.stdout.replace("\r", "")):
+    text = capture.stdout.replace("\r", "")
+    for size, time, rate, checked in _ROW.findall(text):
         time_us, gb_per_s = to_float(time), to_float(rate)
         if time_us is None or gb_per_s is None or time_us <= 0:
             return unreadable(capture)
@@ -83,7 +85,7 @@ def parse_hccl_test(capture: Capture) -> Reading[tuple[Collective, ...]]:
         word = {"success": True, "failed": False}.get(checked.lower())
         rows.append(Collective(int(size), time_us, gb_per_s, word))
     sizes = [row.size_bytes for row in rows]
-    if not rows or sizes != sorted(set(sizes)):
+    if not rows or sizes != sorted(set(sizes)) or len(rows) != len(_ANY_ROW.findall(text)):
         return unreadable(capture)
     return found(tuple(rows), first_words(capture))
 

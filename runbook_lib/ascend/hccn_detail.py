@@ -30,6 +30,8 @@ _MAC = "(?:[0-9a-f]{2}[:-]){5}[0-9a-f]{2}"
 _CHASSIS = re.compile(rf"Chassis ID TLV[ \t]*\n[ \t]*MAC[ \t]*:[ \t]*({_MAC})[ \t]*$", _LINES)
 _SYSTEM = re.compile(r"System Description TLV[ \t]*\n[ \t]*(\S[^\n]*)\n")
 _SYSTEM_NAME = re.compile(r"System Name TLV[ \t]*\n[ \t]*(\S[^\n]*)\n")
+_LINK_LINE = re.compile(r"^[ \t]*\[(?:devid|device|dev_id)[ \t]*[0-9]+\][ \t]*\S", _LINES)
+_LINK_LABEL = re.compile(rf"^{DEVICE}[a-z_ ]+:", _LINES)
 _LINK_CHANGE = re.compile(rf"^{DEVICE}([a-z]{{3}} [^\n]*?)[ \t]+LINK (UP|DOWN)[ \t]*$", _LINES)
 
 
@@ -155,6 +157,8 @@ def parse_link_stat(capture: Capture) -> Reading[LinkStat]:
         return unreadable(capture)
     down_count = to_int(labelled(text, "link down count", "[0-9]+") or "")
     records = tuple(LinkRecord(" ".join(at.split()), word.upper() == "UP") for at, word in _LINK_CHANGE.findall(text))
+    if len(records) + len(_LINK_LABEL.findall(text)) < len(_LINK_LINE.findall(text)):
+        return unreadable(capture)  # a record in another form
     return found(LinkStat(up_count, down_count, records), first_words(capture))
 
 

@@ -280,32 +280,36 @@ def _server_problems(server: RankServer) -> Iterator[str]:
             yield f"{where}: device_ip {device.device_ip!r} is not an IP address (a card without address?)"
 
 
-def _live_problems(table: RankTable, live: Mapping[str, Sequence[str]]) -> Iterator[str]:
+def _live_problems(table: RankTable, live: Mapping[str, Mapping[int, str]]) -> Iterator[str]:
     named = {server.server_id for server in table.servers}
     for server_id in live:
         if server_id not in named:
             yield f"server {server_id} is part of the cluster but not in the table"
     for server in table.servers:
-        addresses = live.get(server.server_id)
-        if addresses is None:
+        if server.server_id in live:
+            yield from _unlike_live(server, live[server.server_id])
+        else:
             yield f"server {server.server_id} is in the table but no live addresses of it are known"
-            continue
-        for card in range(len(addresses)):
-            if all(device.device_id != card for device in server.devices):
-                yield f"server {server.server_id} card {card} is on the host but not in the table"
-        for device in server.devices:
-            where = f"server {server.server_id} card {device.device_id}"
-            seen = addresses[device.device_id] if device.device_id < len(addresses) else ""
-            if not seen:
-                yield f"{where}: the live address is not known, the table says {device.device_ip}"
-            elif seen != device.device_ip:
-                yield f"{where}: the table says {device.device_ip}, the card has {seen}"
 
 
-def validate(text: str, live: Mapping[str, Sequence[str]]) -> list[str]:
+def _unlike_live(server: RankServer, addresses: Mapping[int, str]) -> Iterator[str]:
+    for card in sorted(addresses.keys() - {device.device_id for device in server.devices}):
+        yield f"server {server.server_id} card {card} is on the host but not in the table"
+    for device in server.devices:
+        where = f"server {server.server_id} card {device.device_id}"
+        seen = addresses.get(device.device_id)
+        if seen is None:
+            yield f"{where} is in the table but is no card of the cluster"
+        elif not seen:
+            yield f"{where}: the live address is not known, the table says {device.device_ip}"
+        elif seen != device.device_ip:
+            yield f"{where}: the table says {device.device_ip}, the card has {seen}"
+
+
+def validate(text: str, live: Mapping[str, Mapping[int, str]]) -> list[str]:
     """Return every problem of a table, and every difference from the cards as they are.
 
-    live: for each server_id the live addresses in card order, "" where one is not known; an unknown address
+    live: for each server_id the live addresses by card number, "" where one is not known; an unknown address
     is a problem, since it cannot be compared. An empty mapping compares nothing.
     """
     data, why = _load(text)

@@ -29,16 +29,21 @@ UNSUPPORTED = (
 )
 
 
-def unsupported(product: str, system: str, release: str) -> str:
-    """Return what is known not to work on a server model with a system release, "" when nothing is."""
+def unsupported(product: str, system: str, release: str) -> str | None:
+    """Return what is known not to work on a server model with a system release, "" when nothing is.
+
+    None: it cannot be told, since a product or release of "" was not read.
+    """
+    untold = False
     for row in UNSUPPORTED:
-        if (
-            re.search(row.product, product, re.IGNORECASE)
-            and row.system.lower() == system.lower()
-            and re.search(row.release, release, re.IGNORECASE)
+        pairs = ((row.product, product), (row.release, release))
+        if row.system.lower() == system.lower() and all(
+            not text or re.search(pattern, text, re.IGNORECASE) for pattern, text in pairs
         ):
-            return row.words
-    return ""
+            if product and release:
+                return row.words
+            untold = True
+    return None if untold else ""
 
 
 def download_pitfalls(python: tuple[int, ...] | None, *, lfs: bool) -> tuple[str, ...]:

@@ -135,6 +135,12 @@ def pairing(driver: VersionInfo, firmware: VersionInfo) -> Pairing:
     return _package_pairing(driver, firmware, f"firmware {firmware.version} lies in {span}")
 
 
+def agree(one: str, other: str) -> bool:
+    """Whether two version numbers can be of one release; a build or patch at the end of only one is no difference."""
+    first, second = f"{one}.".lower(), f"{other}.".lower()
+    return first.startswith(second) or second.startswith(first)
+
+
 def parse_os_release(text: str) -> OsRelease:
     """Read /etc/os-release; quotes are taken off."""
     values = {key: value.strip("\"'") for key, value in _assignments(text).items()}

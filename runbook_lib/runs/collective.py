@@ -32,7 +32,7 @@ def run_collective(cluster: Cluster, params: Params) -> HcclFacts:
             raise result.error
         paths = cluster.paths_of(name) if result.error is None else HostPaths.of(params)
         probes[name] = HostProbe(name, paths, result.value or {}, str(result.error or ""))
-    found = hccl.tools(probes)
+    found = hccl.tools(params, probes)
     verdict, _ = hccl.obstacle(found, params)
     if verdict is not Verdict.OK:
         return hccl.HcclFacts(found)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
@@ -80,11 +81,15 @@ class Stage(Generic[FactsT]):
 
 
 class Findings:
-    """Collects the findings of one stage; adds the stage name and the next command."""
+    """Collects the findings of one stage; adds the stage name and the next command.
 
-    def __init__(self, stage: str, next_command: str) -> None:
+    next_command: "" for that which applies the stage's plan, and a new look where something is unknown.
+    """
+
+    def __init__(self, params: Params, stage: str, next_command: str = "") -> None:
         self.stage = stage
-        self.next_command = next_command
+        self.next_command = next_command or apply_command(params, stage)
+        self.look_again = next_command or check_command(params, stage)
         self.items: list[Finding] = []
 
     def add(  # noqa: PLR0913 - one keyword for each field of a finding
@@ -98,11 +103,15 @@ class Findings:
         next_command: str | None = None,
         transient: bool = False,
     ) -> None:
-        """Add one finding. The stage's own next command is used for what is not ok, unless another is given."""
+        """Add one finding. Without a next command what is bad gets the stage's own, and what is unknown another look.
+
+        No plan mends what could not be read.
+        """
         if verdict in (Verdict.OK, Verdict.SKIPPED):
             command = ""
         else:
-            command = self.next_command if next_command is None else next_command
+            own = self.look_again if verdict is Verdict.UNKNOWN else self.next_command
+            command = own if next_command is None else next_command
         self.items.append(Finding(code, self.stage, subject, verdict, seen, expected, command, transient=transient))
 
     def judge(self, code: str, subject: Subject, *, ok: bool, seen: str, expected: str) -> None:
@@ -119,13 +128,28 @@ class Findings:
                     Verdict.FAIL,
                     seen="the host gave no facts",
                     expected="every host answers over SSH",
-                    next_command=f"ssh -p {params.cluster.ssh.port} {params.cluster.ssh.user}@{host.address} true",
+                    next_command=ssh_command(params, host),
                 )
 
 
 def apply_command(params: Params, stage: str) -> str:
     """Return the command that lets the runbook repair what a stage can repair; it works as typed."""
     return f"runbook run {params_file(params)} --mode apply --stage {stage} --yes"
+
+
+def check_command(params: Params, stage: str) -> str:
+    """Return the command that reads and judges one stage anew."""
+    return f"runbook check {params_file(params)} --stage {stage}"
+
+
+def ssh_command(params: Params, host: Host) -> str:
+    """Return the call that shows whether a host can be reached as the runbook does it, from the project's folder."""
+    ssh = params.cluster.ssh
+    known = ssh.known_hosts or f"outputs/{params.cluster.name}/known_hosts"
+    words = ["ssh", *(["-i", ssh.key] if ssh.key else []), "-o", f"UserKnownHostsFile={known}"]
+    if ssh.jump is not None:
+        words += ["-J", f"{ssh.jump.user}@{ssh.jump.address}:{ssh.jump.port}"]
+    return shlex.join([*words, "-p", str(ssh.port), f"{ssh.user}@{host.address}", "true"])
 
 
 def params_file(params: Params) -> str:

@@ -52,7 +52,7 @@ def facts(params: Params, probes: Probes) -> BenchmarkFacts:
 
 def check(facts: BenchmarkFacts, params: Params) -> list[Finding]:
     """Judge every point: delivered, without errors. Nothing measured is said, and is not ok."""
-    findings = Findings(NAME, f"runbook run {params_file(params)} --mode apply --stage benchmark")
+    findings = Findings(params, NAME, f"runbook run {params_file(params)} --mode apply --stage benchmark")
     if facts.points is None:
         findings.add(
             "BEN-MEASURED",

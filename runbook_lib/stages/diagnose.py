@@ -61,7 +61,7 @@ def facts(params: Params, probes: Probes) -> DiagnoseFacts:  # noqa: ARG001 - th
 
 def check(facts: DiagnoseFacts, params: Params) -> list[Finding]:
     """Name the first error of every host; with a daemon that lives it is a warning. The earliest is the cause."""
-    findings = Findings(NAME, f"runbook diagnose {params_file(params)}")
+    findings = Findings(params, NAME, f"runbook diagnose {params_file(params)}")
     findings.unreachable(params, tuple(facts.hosts))
     firsts = {name: logs.first(seen.texts) for name, seen in facts.hosts.items()}
     earliest = logs.earliest(firsts)

@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING
 from runbook_lib.ascend import npu_smi
 from runbook_lib.ascend.hccl_test import parse_hccl_test, reason
 from runbook_lib.model import Command, Finding, ProbeScript, Section, Subject, Verdict
-from runbook_lib.stages.base import Findings, apply_command
+from runbook_lib.stages.base import Findings
+from runbook_lib.stages.preflight.cards import IDLE_HBM_MB
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from runbook_lib.ascend.hccl_test import Collective
+    from runbook_lib.ascend.npu_smi import NpuInfo
     from runbook_lib.ascend.reading import Reading
     from runbook_lib.model import Capture
     from runbook_lib.params import Host, HostPaths, Params
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 STAGE = "gateway"
 TIMEOUT_S = 600.0
 _SMALL, _LARGE = "8K", "64M"
+_SIZES = tuple(1 << power for power in range(13, 27))  # what these two ask for, doubling each time
 _FAR_BELOW, _BELOW = 0.1, 0.5  # of the expected bandwidth: another order of magnitude, and worth a look
 _LOOK = """
 for each in "$1"/*/tools/hccl_test/bin/all_reduce_test; do [ -x "$each" ] && echo "test $each"; done
@@ -39,7 +42,10 @@ echo end
 
 @dataclass(frozen=True, slots=True)
 class Tools:
-    """What one host has for the test. versions: toolkits with both the test and its libraries."""
+    """What one host has for the test. versions: toolkits with both the test and its libraries.
+
+    busy_cards: of the params' cards; None where one of them is not known to be idle or in use.
+    """
 
     versions: tuple[str, ...]
     mpirun: bool
@@ -65,23 +71,40 @@ def probe(params: Params, host: Host, paths: HostPaths) -> ProbeScript:  # noqa:
     )
 
 
-def tools(probes: Probes) -> dict[str, Tools | None]:
+def tools(params: Params, probes: Probes) -> dict[str, Tools | None]:
     """Read what every host has; a host that was not reached is None too."""
-    return {name: None if each.error else _tools(each.get("tools"), each.get("npus")) for name, each in probes.items()}
+    return {
+        name: None if each.error else _tools(params.host(name), each.get("tools"), each.get("npus"))
+        for name, each in probes.items()
+    }
 
 
-def _tools(capture: Capture, npus: Capture) -> Tools | None:
+def _tools(host: Host, capture: Capture, npus: Capture) -> Tools | None:
     lines = capture.stdout.splitlines()
     if not capture.ok or lines[-1:] != ["end"]:
         return None
     kinds = {kind: [line.split(" ", 1)[1] for line in lines if line.startswith(f"{kind} ")] for kind in _KINDS}
     tests = {path.split("/")[-5] for path in kinds["test"]}
     libraries = {path.split("/")[-3] for path in kinds["lib"]}
-    info = npu_smi.parse_info(npus).value
-    busy = None if info is None else tuple(sorted({process.card for process in info.processes}))
     # `latest` is a link to one of the others: the version itself goes into the record
     versions = tuple(sorted((tests & libraries) - {"latest"}, key=_numbers))
-    return Tools(versions, bool(kinds["mpirun"]), bool(kinds["libmpi"]), busy)
+    return Tools(versions, bool(kinds["mpirun"]), bool(kinds["libmpi"]), _busy(host, npu_smi.parse_info(npus).value))
+
+
+def _busy(host: Host, info: NpuInfo | None) -> tuple[int, ...] | None:
+    """Return the cards with a process or with memory in use; a build without a process table leaves the memory."""
+    if info is None or info.unreadable_rows:
+        return None
+    table = bool(info.processes or info.said_idle)
+    busy = []
+    for card in host.cards:
+        used = [chip.hbm_used_mb for chip in info.cards if chip.id == card.id]
+        rows = info.processes_of(card.id)
+        if rows or any(each is not None and each > IDLE_HBM_MB for each in used):
+            busy.append(card.id)
+        elif not used or None in used or (rows is None and table):
+            return None
+    return tuple(busy)
 
 
 _KINDS = ("test", "lib", "mpirun", "libmpi")
@@ -114,6 +137,8 @@ def obstacle(found: Mapping[str, Tools | None], params: Params) -> tuple[Verdict
         )
         if names
     ]
+    if len({tuple(card.id for card in host.cards) for host in params.cluster.hosts}) > 1:
+        missing.append("the hosts use different card numbers, and the test takes one list for all hosts")
     if missing:
         return Verdict.SKIPPED, "; ".join(missing)
     if not version(found):
@@ -127,7 +152,8 @@ def obstacle(found: Mapping[str, Tools | None], params: Params) -> tuple[Verdict
 
 def command(params: Params, paths: HostPaths, toolkit: str, arch: str = "aarch64") -> Command:
     """Return the run from the first host over all cards; LD_LIBRARY_PATH is that of the installed versions."""
-    cards = len(params.master.cards)
+    numbers = [card.id for card in params.master.cards]
+    cards = len(numbers)
     hosts = ",".join(f"{host.service_ip}:{cards}" for host in params.cluster.hosts)
     folder = f"{paths.toolkit}/{toolkit}"
     test = f"{folder}/tools/hccl_test/bin/all_reduce_test"
@@ -137,6 +163,8 @@ def command(params: Params, paths: HostPaths, toolkit: str, arch: str = "aarch64
             "env",
             f"LD_LIBRARY_PATH={paths.mpi}/lib:{folder}/{arch}-linux/lib64",
             "HCCL_CONNECT_TIMEOUT=120",
+            # without it the test takes the first cards of every host (HCCL Test's README); mpirun hands it to all ranks
+            f"HCCL_TEST_USE_DEVS={','.join(map(str, numbers))}",
             f"{paths.mpi}/bin/mpirun",
             "-hosts",
             hosts,
@@ -156,7 +184,7 @@ def read(capture: Capture) -> Reading[tuple[Collective, ...]]:
 
 def check(facts: HcclFacts, params: Params) -> list[Finding]:
     """Judge whether the test could run, and what it said."""
-    findings = Findings(STAGE, apply_command(params, STAGE))
+    findings = Findings(params, STAGE)
     verdict, why = obstacle(facts.tools, params)
     toolkit = version(facts.tools)
     findings.add(
@@ -185,15 +213,18 @@ def _check_run(findings: Findings, run: Reading[tuple[Collective, ...]], params:
         findings.add("NET-HCCL", subject, verdict, seen=said, expected=expected, next_command=again)
         return
     wrong = [row.size_bytes for row in run.value if row.checked is False]
+    missing = len(_SIZES) - len(set(_SIZES) & {row.size_bytes for row in run.value})
     last = run.value[-1]
     said = f"{last.gb_per_s:.2f} GB/s at {last.size_bytes >> 20} MiB"
     if wrong:
         said += f"; wrong results at {', '.join(map(str, wrong))} bytes"
+    if missing:
+        said += f"; {missing} of {len(_SIZES)} sizes are missing: it was cut off"
     unchecked = any(row.checked is None for row in run.value)
     verdict = Verdict.OK
-    if wrong or last.gb_per_s < wanted * _FAR_BELOW:
+    if wrong or (not missing and last.gb_per_s < wanted * _FAR_BELOW):
         verdict = Verdict.FAIL
-    elif unchecked:
+    elif unchecked or missing:
         verdict = Verdict.UNKNOWN
     elif last.gb_per_s < wanted * _BELOW:
         verdict = Verdict.WARN

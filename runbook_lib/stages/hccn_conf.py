@@ -8,8 +8,6 @@ from runbook_lib.ascend.hccn import HccnConf, parse_conf
 from runbook_lib.stages.base import apply_command
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from runbook_lib.model import Capture
     from runbook_lib.params import Card, Host, Params
 
@@ -25,12 +23,17 @@ def recovery_command(conf: HccnConf | None, params: Params, host: Host, card: Ca
     """Return what brings a port back: `-cfg recovery`, but the stage that mends the file where that would do harm.
 
     Recovery replays the card's lines of the file: another address there takes the card's own away, and its gateway with
-    it; a gateway outside the segment makes it fail. then: what to look at when it does not help.
+    it; a gateway outside the segment makes it fail. A file that nobody can read is for a person to look at. then: what
+    to look at when recovery does not help.
     """
     recovery = f"hccn_tool -i {card.id} -cfg recovery"
-    kept: Mapping[str, str] = {} if conf is None else conf.cards.get(card.id, {})
+    if conf is None or conf.bad_lines:
+        why = "cannot be read" if conf is None else f"holds {conf.bad_lines[0]!r}"
+        return f"cat -n /etc/hccn.conf   # on {host.name}; it {why}, and recovery replays it; then {recovery}"
+    kept = conf.cards.get(card.id, {})
+    tls, mtu = str(params.cluster.tls), str(params.cluster.mtu)
     wanted = {
-        "network": {"address": card.ip, "netmask": card.netmask},
+        "network": {"address": card.ip, "netmask": card.netmask, "tls_enable": tls, "mtu": mtu},
         "gateway": {"gateway": params.gateway(card), "netdetect": params.peer(host, card)},
     }
     for stage, values in wanted.items():

@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 LIVE = {
-    "10.0.0.1": [f"10.20.0.{n + 1}" for n in range(8)],
-    "10.0.0.2": [f"10.20.0.{n + 101}" for n in range(8)],
+    "10.0.0.1": {n: f"10.20.0.{n + 1}" for n in range(8)},
+    "10.0.0.2": {n: f"10.20.0.{n + 101}" for n in range(8)},
 }
-HOSTS = [RankHost(server, tuple(addresses)) for server, addresses in LIVE.items()]
+HOSTS = [RankHost(server, tuple(addresses.values())) for server, addresses in LIVE.items()]
 
 
 def damaged(change: Callable[[dict[str, Any]], object]) -> str:
@@ -91,8 +91,24 @@ def test_damage_is_named(change: Callable[[dict[str, Any]], object], words: str)
 
 
 def test_an_unknown_live_address_is_a_problem() -> None:
-    live = {**LIVE, "10.0.0.2": ["", *LIVE["10.0.0.2"][1:]]}
+    live = {**LIVE, "10.0.0.2": LIVE["10.0.0.2"] | {0: ""}}
     assert any("not known" in problem for problem in rank_table.validate(rank_table.build(HOSTS), live))
+
+
+@pytest.mark.parametrize("first", [4, 8])
+def test_cards_need_not_begin_at_0(first: int) -> None:
+    live = {server: {first + card: ip for card, ip in ips.items()} for server, ips in LIVE.items()}
+    text = rank_table.build([RankHost(server, tuple(ips.values()), "", tuple(ips)) for server, ips in live.items()])
+    devices = [device for server in json.loads(text)["server_list"] for device in server["device"]]
+    assert [device["device_id"] for device in devices] == [str(card) for ips in live.values() for card in ips]
+    assert [device["rank_id"] for device in devices] == [str(rank) for rank in range(16)]
+    assert rank_table.validate(text, live) == []
+    lost = {**live, "10.0.0.1": {card: ip for card, ip in live["10.0.0.1"].items() if card != first}}
+    assert rank_table.validate(text, lost) == [
+        f"server 10.0.0.1 card {first} is in the table but is no card of the cluster"
+    ]
+    more = {**live, "10.0.0.1": live["10.0.0.1"] | {3: "10.20.0.99"}}
+    assert rank_table.validate(text, more) == ["server 10.0.0.1 card 3 is on the host but not in the table"]
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"version": "1.0",}', '{"a": 1} // x', "[" * 5000])

@@ -611,8 +611,10 @@ def probes_of(params: Params, captures: Captures, errors: Mapping[str, str] | No
 
 @cache
 def _answers(stage: str, cluster: str, base: str) -> Captures:
-    params = cluster_params(cluster)
-    bare = base == "bare"
+    return _answers_of(stage, cluster_params(cluster), bare=base == "bare")
+
+
+def _answers_of(stage: str, params: Params, *, bare: bool) -> Captures:
     if stage == "service":
         known = _service_answers(params, bare=bare)
     else:
@@ -694,6 +696,11 @@ def scene(stage: str, cluster: str = "direct", base: str = "healthy") -> Scene:
     """Return a stage on a cluster that is `healthy` or `bare`, with captures of its own."""
     known = _answers(stage, cluster, base)
     return Scene(stage, cluster_params(cluster), {host: dict(each) for host, each in known.items()})
+
+
+def scene_of(stage: str, params: Params) -> Scene:
+    """Return a stage on a healthy cluster of these params."""
+    return Scene(stage, params, _answers_of(stage, params, bare=False))
 
 
 @pytest.fixture

@@ -42,6 +42,11 @@ def output(rates: dict[int, float], check: str = "success", time: str = "aveg_ti
     return HEAD.format(time=time) + "".join(rows)
 
 
+def whole(gb_per_s: float, check: str = "success") -> str:
+    """Return a run over all sizes that ends at this rate."""
+    return output({1 << power: gb_per_s * 2 ** ((power - 26) / 2) for power in range(13, 27)}, check)
+
+
 @pytest.fixture
 def params(make: Callable[..., Scene]) -> Params:
     """Return a pair's params."""
@@ -56,7 +61,8 @@ def tools(make: Callable[..., Scene]) -> Callable[..., dict[str, hccl.Tools | No
     def read(text: str = THERE, holders: dict[int, int] | None = None) -> dict[str, hccl.Tools | None]:
         captures = {"tools": Capture(stdout=text, exit_code=0), "npus": scene.npu_table([], holders or {})}
         paths = HostPaths.of(scene.params)
-        return hccl.tools({host.name: HostProbe(host.name, paths, captures) for host in scene.params.cluster.hosts})
+        hosts = [host.name for host in scene.params.cluster.hosts]
+        return hccl.tools(scene.params, {name: HostProbe(name, paths, captures) for name in hosts})
 
     return read
 
@@ -82,6 +88,8 @@ def test_both_wordings_are_read(time: str) -> None:
         output({8192: 0.1}).replace("0.10000", "9.90000"),
         output({8192: 0.1}) + output({8192: 0.1}),
         output({8192: 0.1}).replace("success", "succ"),
+        output({8192: 0.1}) + "67108864 | nan | inf | failed\n",
+        output({8192: 0.1}) + "67108864 | 2800.10 | 23.96654 |\n",
     ],
 )
 def test_half_a_table_has_no_value(text: str) -> None:
@@ -102,6 +110,7 @@ def test_the_command_names_what_is_installed(
     assert argv[1] == (
         "LD_LIBRARY_PATH=/usr/local/mpich/lib:/usr/local/Ascend/ascend-toolkit/8.0.RC3/aarch64-linux/lib64"
     )
+    assert "HCCL_TEST_USE_DEVS=0,1,2,3,4,5,6,7" in argv
     assert argv[argv.index("-n") + 1] == "16"
     assert argv[argv.index("-hosts") + 1] == "127.77.1.1:8,127.77.1.2:8"
 
@@ -121,14 +130,43 @@ def test_what_is_missing_is_explained(params: Params, tools: Callable[..., dict[
     assert hccl.obstacle(tools(), off) == (Verdict.SKIPPED, "network.hccl is off")
 
 
+def test_cards_are_idle_only_where_the_table_says_so(make: Callable[..., Scene]) -> None:
+    """Memory in use counts also without a process table; a card that is not listed, or a cut table, is not idle."""
+    params, idle = make("network").params, make("network").npu_table([], {}).stdout
+    head = idle[: idle.index("| NPU     Chip              | Process id")]
+    held = make("network").npu_table([], {3: 4711}).stdout
+
+    def busy(text: str, asked: Params = params) -> tuple[int, ...] | None:
+        captures = {"tools": Capture(stdout=THERE, exit_code=0), "npus": Capture(stdout=text, exit_code=0)}
+        tools = hccl.tools(asked, {"node1": HostProbe("node1", HostPaths.of(params), captures)})["node1"]
+        return None if tools is None else tools.busy_cards
+
+    assert busy(idle) == busy(head) == ()
+    assert busy(held) == busy(held[: held.index("| NPU     Chip              | Process id")]) == (3,)
+    assert busy(make("network").npu_table([5], {}).stdout) is None
+    assert busy(idle.replace("No running processes found in NPU 5", "")) is None
+    assert busy(idle.replace("0000:C6:00.0", "0000:C")) is None
+    assert busy(idle.replace("3372 / 65536", "-", 1)) is None
+    hosts = [host.model_copy(update={"cards": host.cards[4:]}) for host in params.cluster.hosts]
+    some = params.model_copy(update={"cluster": params.cluster.model_copy(update={"hosts": hosts})})
+    assert busy(held, some) == ()
+    assert "HCCL_TEST_USE_DEVS=4,5,6,7" in hccl.command(some, HostPaths.of(some), "8.0.RC3").argv
+    hosts = [hosts[0], params.cluster.hosts[1].model_copy(update={"cards": params.cluster.hosts[1].cards[:4]})]
+    mixed = some.model_copy(update={"cluster": some.cluster.model_copy(update={"hosts": hosts})})
+    seen = hccl.Tools(("8.0.RC3",), mpirun=True, libmpi=True, busy_cards=())
+    assert "one list for all hosts" in hccl.obstacle({"node1": seen, "node2": seen}, mixed)[1]
+
+
 @pytest.mark.parametrize(
     ("capture", "verdict", "said"),
     [
-        (Capture(stdout=output({1 << 20: 0.5, 1 << 26: 24.3}), exit_code=0), Verdict.OK, "24.30 GB/s at 64 MiB"),
-        (Capture(stdout=output({1 << 26: 8.0}), exit_code=0), Verdict.WARN, "8.00 GB/s"),
-        (Capture(stdout=output({1 << 26: 1.1}), exit_code=0), Verdict.FAIL, "1.10 GB/s"),
-        (Capture(stdout=output({1 << 26: 24.3}, "failed"), exit_code=0), Verdict.FAIL, "wrong results"),
-        (Capture(stdout=output({1 << 26: 24.3}, "NULL"), exit_code=0), Verdict.UNKNOWN, "24.30"),
+        (Capture(stdout=whole(24.3), exit_code=0), Verdict.OK, "24.30 GB/s at 64 MiB"),
+        (Capture(stdout=whole(8.0), exit_code=0), Verdict.WARN, "8.00 GB/s"),
+        (Capture(stdout=whole(1.1), exit_code=0), Verdict.FAIL, "1.10 GB/s"),
+        (Capture(stdout=whole(24.3, "failed"), exit_code=0), Verdict.FAIL, "wrong results"),
+        (Capture(stdout=whole(24.3, "NULL"), exit_code=0), Verdict.UNKNOWN, "24.30"),
+        (Capture(stdout=output({1 << 20: 21.0}), exit_code=0), Verdict.UNKNOWN, "13 of 14 sizes are missing"),
+        (Capture(stdout=output({1 << 13: 0.1}), exit_code=0), Verdict.UNKNOWN, "13 of 14 sizes are missing"),
         (
             Capture(stderr="x: error while loading shared libraries: libmpi.so.12: cannot open", exit_code=127),
             Verdict.UNKNOWN,
@@ -172,6 +210,6 @@ def test_the_look_finds_real_folders(tmp_path: Path, params: Params) -> None:
     section = hccl.probe(params, params.master, paths).sections[0]
     done = subprocess.run(section.argv, capture_output=True, text=True, check=True, timeout=10)
     capture = Capture(stdout=done.stdout, exit_code=0)
-    seen = hccl.tools({"node1": HostProbe("node1", paths, {"tools": capture})})["node1"]
+    seen = hccl.tools(params, {"node1": HostProbe("node1", paths, {"tools": capture})})["node1"]
     assert seen == hccl.Tools(("8.0.RC3",), mpirun=True, libmpi=False, busy_cards=None)
     assert reason("nothing that is known") is None

@@ -43,6 +43,8 @@ def test_recovery_where_the_file_holds_what_params_want_or_nothing(make: Callabl
     [
         ("network", "address_1=192.168.11.101", "address_1=10.9.9.9"),
         ("network", "netmask_1=255.255.255.0", "netmask_1=255.255.0.0"),
+        ("network", "tls_enable_1=0", "tls_enable_1=1"),
+        ("network", "tls_enable_1=0", "mtu_1=9000"),
         ("gateway", "gateway_1=192.168.11.101", "gateway_1=10.9.9.1"),
         ("gateway", "netdetect_1=192.168.11.201", "netdetect_1=192.168.11.250"),
     ],
@@ -56,7 +58,11 @@ def test_the_file_first_where_it_holds_another_value(
 
 
 @pytest.mark.parametrize("stage", DOWN)
-def test_an_unreadable_file_says_nothing_against_recovery(make: Callable[..., Scene], stage: str) -> None:
+def test_a_file_that_cannot_be_read_is_looked_at_first(make: Callable[..., Scene], stage: str) -> None:
     scene = make(stage)
     scene.captures["node1"]["conf"] = Capture(stderr="cat: /etc/hccn.conf: Permission denied", exit_code=1)
-    assert shown(scene).startswith("hccn_tool -i 1 -cfg recovery ")
+    command, _, comment = shown(scene).partition("   # ")
+    assert command == "cat -n /etc/hccn.conf"
+    assert comment == "on node1; it cannot be read, and recovery replays it; then hccn_tool -i 1 -cfg recovery"
+    command = shown(make(stage), ("address_1=", "address_1=10.9.9.9\naddress_1="))
+    assert command.startswith("cat -n /etc/hccn.conf   # on node1; it holds 'address_1=")

@@ -43,8 +43,8 @@ def cards(world: World) -> World:
     return world
 
 
-def run(world: World, line: str = LINE, libraries: str = LIBRARIES) -> Reply:
-    call = ToolCall(world, world.nodes["node1"], line.split(), env={"LD_LIBRARY_PATH": libraries})
+def run(world: World, line: str = LINE, libraries: str = LIBRARIES, **env: str) -> Reply:
+    call = ToolCall(world, world.nodes["node1"], line.split(), env={"LD_LIBRARY_PATH": libraries, **env})
     return asyncio.run(mpirun(call))
 
 
@@ -80,6 +80,14 @@ def test_cards_that_do_not_find_each_other(cards: World, fault: str) -> None:
     reply = run(cards)
     assert reply.code == 1
     assert "Get_Socket_Timeout(EI0006): Getting socket times out. Reason: 1." in str(reply.out)
+
+
+def test_the_cards_that_are_asked_for_take_part(cards: World) -> None:
+    asyncio.run(faults.inject(Power(cards), "link-down", "node2", 5, "L1a"))
+    four = LINE.replace("-n 16", "-n 8").replace("-p 8", "-p 4")
+    assert run(cards, four, HCCL_TEST_USE_DEVS="0,1,2,3").code == 0
+    assert run(cards, four, HCCL_TEST_USE_DEVS="4,5,6,7").code == 1
+    assert "aclrtSetDevice(9)" in str(run(cards, four, HCCL_TEST_USE_DEVS="5,6,7,9").out)
 
 
 def test_a_held_card(cards: World) -> None:

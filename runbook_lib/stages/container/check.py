@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from runbook_lib.ascend import images
 from runbook_lib.model import Finding, Subject, Verdict
-from runbook_lib.stages.base import Findings, apply_command, params_file
+from runbook_lib.stages.base import Findings, params_file
 from runbook_lib.stages.container.facts import NAME, ContainerFacts, HostFacts
 from runbook_lib.stages.container.image import lacks_tar, loaded_as, obstacle, source_host
 from runbook_lib.stages.container.probe import devices_of
@@ -31,7 +31,7 @@ _ARCHITECTURES = {"aarch64": "arm64", "x86_64": "amd64"}  # uname's word -> dock
 
 def check(facts: ContainerFacts, params: Params) -> list[Finding]:
     """Judge image and container of every host."""
-    findings = Findings(NAME, apply_command(params, NAME))
+    findings = Findings(params, NAME)
     findings.unreachable(params, tuple(facts.hosts))
     tag = params.container.image.rpartition(":")[2]
     problems = images.image_problems(tag, len(params.cluster.hosts), params.model.format)

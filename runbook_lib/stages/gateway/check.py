@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from runbook_lib.ascend.hccn import NetHealth
 from runbook_lib.model import Finding, Subject, Verdict
 from runbook_lib.params import Topology
-from runbook_lib.stages.base import Findings, apply_command
+from runbook_lib.stages.base import Findings
 from runbook_lib.stages.gateway.facts import lost_at_boot
 from runbook_lib.stages.hccn_conf import recovery_command
 from runbook_lib.stages.network import words
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 def check(facts: GatewayFacts, params: Params) -> list[Finding]:
     """Judge every card; an unreadable answer is unknown, never ok."""
-    findings = Findings("gateway", apply_command(params, "gateway"))
+    findings = Findings(params, "gateway")
     findings.unreachable(params, tuple(facts.cards))
     for host in params.cluster.hosts:
         for card in host.cards:
@@ -83,7 +83,9 @@ def _check_health(findings: Findings, facts: GatewayFacts, params: Params, host:
         seen=words(health),
         expected="Success",
         # a detection that is stuck starts again with it
-        next_command=recovery_command(facts.conf.get(host.name), params, host, card, "link, peer and gateway first"),
+        next_command=None
+        if health.value is None
+        else recovery_command(facts.conf.get(host.name), params, host, card, "link, peer and gateway first"),
         # a card that was just given its target answers a stale state for a moment
         transient=health.value is not None and health.value is not NetHealth.FAULT,
     )
@@ -106,7 +108,7 @@ def _check_route(findings: Findings, params: Params, host: Host, card: Card, see
     default = [each for each in seen.route.value if each.destination in {"default", "0.0.0.0"}]  # noqa: S104 - a route's name
     own = [each for each in seen.route.value if each.iface == f"eth{card.id}"]
     said = ", ".join(f"{each.destination} by {each.gateway} on {each.iface}" for each in default) or "no default route"
-    fit = any(each.gateway == wanted and each.iface == f"eth{card.id}" for each in default)
+    fit = bool(default) and all(each.gateway == wanted and each.iface == f"eth{card.id}" for each in default)
     # where the gateway is the card itself a kernel may leave the default route out; the peer is in the segment
     ok = fit or (direct and bool(own) and not default)
     findings.add(

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from runbook_lib.model import Finding, ProbeScript
-from runbook_lib.stages.base import Findings, apply_command
+from runbook_lib.stages.base import Findings
 from runbook_lib.stages.network.cabling import check_cabling
 from runbook_lib.stages.network.facts import NetworkFacts, facts, words
 from runbook_lib.stages.network.hardware import check_hardware
@@ -17,7 +17,7 @@ from runbook_lib.stages.network.pairs import suspect_pairs
 from runbook_lib.stages.network.pings import ping_section
 from runbook_lib.stages.network.plan import plan
 from runbook_lib.stages.network.probe import probe
-from runbook_lib.stages.network.settings import check_duplicates, check_settings
+from runbook_lib.stages.network.settings import check_conf_file, check_duplicates, check_settings
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -31,12 +31,14 @@ __all__ = ["NAME", "NetworkFacts", "check", "facts", "follow_up", "plan", "probe
 
 def check(facts: NetworkFacts, params: Params) -> list[Finding]:
     """Judge every card; an unreadable answer is unknown, never ok."""
-    findings = Findings(NAME, apply_command(params, NAME))
+    findings = Findings(params, NAME)
     findings.unreachable(params, tuple(facts.cards))
     for host in params.cluster.hosts:
         for card in host.cards if host.name in facts.cards else ():
             check_hardware(findings, facts, params, host, card)
             check_settings(findings, facts, params, host, card)
+        if host.name in facts.cards:
+            check_conf_file(findings, facts, host)
     check_duplicates(findings, facts, params)
     check_cabling(findings, facts, params)
     check_matrix(findings, facts, params)

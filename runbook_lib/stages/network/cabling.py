@@ -53,7 +53,11 @@ def _check_lldp(findings: Findings, params: Params, subject: Subject, seen: Card
 
 def place(lldp: Lldp) -> str:
     """Name a switch port with its switch."""
-    return f"{lldp.ifname} of {lldp.chassis_mac or lldp.system or 'an unnamed switch'}"
+    return f"{lldp.ifname} of {_switch(lldp) or 'an unnamed switch'}"
+
+
+def _switch(lldp: Lldp) -> str | None:
+    return lldp.chassis_mac or lldp.system
 
 
 def _check_port(  # noqa: PLR0913, PLR0917 - a card, and all others to compare it with
@@ -76,9 +80,9 @@ def _check_port(  # noqa: PLR0913, PLR0917 - a card, and all others to compare i
         (lldp.chassis_mac or "").lower(),
         (lldp.system or "").lower(),
     }:
-        problems.append(f"switch {lldp.chassis_mac or lldp.system or 'unnamed'}")
-    same = on_port[lldp.ifname, lldp.chassis_mac] - {subject}
-    if same:
+        problems.append(f"switch {_switch(lldp) or 'unnamed'}")
+    same = on_port[lldp.ifname, _switch(lldp)] - {subject}
+    if same and _switch(lldp) is not None:  # ports of switches without a name may be alike
         problems.append(f"{place(lldp)}, as {', '.join(map(str, sorted(same)))} says too")
     no_plan = card.port is None and card.switch is None
     verdict = Verdict.FAIL if problems else Verdict.SKIPPED if no_plan else Verdict.OK
@@ -102,7 +106,7 @@ def _cards_on_ports(facts: NetworkFacts) -> Ports:
     for host, cards in facts.cards.items():
         for number, each in cards.items():
             if each.lldp.value is not None:
-                ports[each.lldp.value.ifname, each.lldp.value.chassis_mac].add(Subject(host, number))
+                ports[each.lldp.value.ifname, _switch(each.lldp.value)].add(Subject(host, number))
     return ports
 
 
@@ -145,8 +149,8 @@ def looks_like(facts: NetworkFacts, params: Params) -> tuple[Topology | None, st
     heard = sum(each.lldp.value is not None for each in cards)
     if heard * 2 > len(cards):
         return Topology.SWITCH, f"{heard} of {len(cards)} cards hear a switch by LLDP"
-    if len(params.cluster.hosts) > 2:  # noqa: PLR2004 - a cable has two ends
-        return Topology.SWITCH, f"{len(params.cluster.hosts)} hosts cannot share one cable"
+    if len(params.cluster.hosts) != 2:  # noqa: PLR2004 - a cable has two ends
+        return Topology.SWITCH, f"{len(params.cluster.hosts)} hosts are no direct pair"
     silent = sum(each.lldp.state == "unset" and each.link.value is True for each in cards)
     if silent * 2 <= len(cards) or len(facts.cards) != len(params.cluster.hosts):
         return None, f"LLDP and link of only {silent} of {len(cards)} cards could be read"

@@ -16,7 +16,7 @@ from runbook_lib.stages.network.pings import parse_pings
 from runbook_lib.stages.network.probe import READS
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     from runbook_lib.ascend.hccn import HccnConf, IpConfig, LinkStat, Lldp, Optical
     from runbook_lib.ascend.reading import Reading
@@ -51,14 +51,14 @@ class NetworkFacts:
     """The cards of every host that was reached, its path of hccn_tool and its hccn.conf; who answered whom.
 
     conf: None where the file could not be read; missing_conf: hosts that say that they have no such file.
-    asked: how many pairs each card was to ping. lost: hosts whose connection broke before all had come.
+    asked: whom each card was to ping in any case. lost: hosts whose connection broke before all had come.
     """
 
     cards: Mapping[str, Mapping[int, CardNetwork]]
     tools: Mapping[str, str]
     conf: Mapping[str, HccnConf | None] = field(default_factory=dict)
     pings: Pings = field(default_factory=dict)
-    asked: Mapping[Subject, int] = field(default_factory=dict)
+    asked: Mapping[Subject, Collection[Subject]] = field(default_factory=dict)
     lost: frozenset[str] = frozenset()
 
     def card(self, subject: Subject) -> CardNetwork | None:
@@ -71,12 +71,13 @@ def facts(params: Params, probes: Probes) -> NetworkFacts:
     seen = {name: each for name, each in probes.items() if not each.error}
     where = subject_of(params)
     pings: Pings = {}
-    asked: dict[Subject, int] = {}
+    asked: dict[Subject, list[Subject]] = {}
     for name, each in seen.items():
         host = params.host(name)
         first = pairs(params, host)
         for pair in first:
-            asked[pair.source] = asked.get(pair.source, 0) + (pair.turn < 0)
+            if pair.turn < 0:
+                asked.setdefault(pair.source, []).append(pair.target)
         pings |= parse_pings(each.get("pings"), name, where, first)
         if "more_pings" in each.captures:
             everything = suspect_pairs(params, host, {Subject(name, card.id) for card in host.cards})

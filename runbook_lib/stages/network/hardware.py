@@ -53,7 +53,7 @@ def check_hardware(findings: Findings, facts: NetworkFacts, params: Params, host
     subject, seen = Subject(host.name, card.id), facts.cards[host.name][card.id]
     tool, on = f"hccn_tool -i {card.id}", f"   # on {host.name}"
     cable = recovery_command(facts.conf.get(host.name), params, host, card, "if it stays down, the cable at both ends")
-    judge(findings, "NET-LINK", subject, seen.link, lambda up: up, "UP", cable)
+    judge(findings, "NET-LINK", subject, seen.link, lambda up: up, "UP", cable if seen.link.value is False else None)
     judge(
         findings,
         "NET-SPEED",
@@ -80,7 +80,7 @@ def _check_flaps(
             "NET-FLAP", subject, Verdict.UNKNOWN, seen=words(seen.link_stat), expected=expected, next_command=command
         )
         return
-    ups, recent = stat.up_count, seen.recent_changes
+    ups, recent = max(stat.up_count, stat.down_count or 0), seen.recent_changes
     said = f"up {ups} times since power on, "
     if recent is None:
         verdict = Verdict.WARN if ups > MANY_UPS else Verdict.UNKNOWN
@@ -111,10 +111,11 @@ def _check_errors(findings: Findings, subject: Subject, seen: CardNetwork, comma
         bad = before if before.value is None else after
         findings.add("NET-ERRORS", subject, Verdict.UNKNOWN, seen=words(bad), expected=expected, next_command=command)
         return
-    known = {name for name in set(before.value) & set(after.value) if _ERRORS.fullmatch(name)}
-    grown = {name: after.value[name] - before.value[name] for name in sorted(known)}
-    if not known or any(delta < 0 for delta in grown.values()):
-        said = "the counters were reset meanwhile" if known else "the tool prints no error counter"
+    known, again = ({name for name in each if _ERRORS.fullmatch(name)} for each in (before.value, after.value))
+    grown = {name: after.value[name] - before.value[name] for name in sorted(known & again)}
+    if not known or known != again or any(delta < 0 for delta in grown.values()):
+        said = "the counters were reset meanwhile" if known == again else "the two reads hold other counters"
+        said = said if known | again else "the tool prints no error counter"
         findings.add("NET-ERRORS", subject, Verdict.UNKNOWN, seen=said, expected=expected, next_command=command)
         return
     bad_ones = [f"{name} +{delta}" for name, delta in grown.items() if delta]
@@ -147,7 +148,9 @@ def _check_optics(findings: Findings, facts: NetworkFacts, params: Params, subje
         )
         verdict = Verdict.OK
         if switch:
-            verdict = Verdict.FAIL if not seen.link.value else Verdict.WARN if modules else Verdict.OK
+            verdict = Verdict.WARN if modules else Verdict.OK
+            if seen.link.value is not True:
+                verdict = Verdict.UNKNOWN if seen.link.value is None else Verdict.FAIL
         said = "no module" + (", other cards have one" if switch and modules else ": a copper cable")
         findings.add("NET-OPTICS", subject, verdict, seen=said, expected=expected, next_command=command)
         return
@@ -156,9 +159,10 @@ def _check_optics(findings: Findings, facts: NetworkFacts, params: Params, subje
 
 
 def light(optical: Optical) -> tuple[Verdict, str]:
-    """Judge a module by its loss-of-light flags and by its powers against its own limits."""
+    """Judge a module by its loss-of-light and loss-of-lock flags, and by its powers against its own limits."""
     values = optical.values
-    lost = [f"{end} Los Flag {flag}" for end in ("Tx", "Rx") if (flag := _flag(values, f"{end} Los Flag"))]
+    names = [f"{end} {kind} Flag" for kind in ("Los", "LoL") for end in ("Tx", "Rx")]
+    lost = [f"{name} {flag}" for name in names if (flag := _flag(values, name))]
     if lost:
         return Verdict.FAIL, ", ".join(lost)
     outside, judged = [], []

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from runbook_lib.model import Subject, Verdict
 from runbook_lib.params import Topology
+from runbook_lib.stages.base import check_command
 from runbook_lib.stages.network.facts import words
 
 if TYPE_CHECKING:
@@ -157,7 +158,7 @@ def _check_card(  # noqa: PLR0913, PLR0917 - a card, and what the whole matrix s
         )
         return
     tested = [cell for cell in mine if cell in cells]
-    left = max(0, facts.asked.get(subject, 0) - len(mine))
+    left = sum((subject, target) not in facts.pings for target in facts.asked.get(subject, ()))
     if not tested:
         waits = sorted({not_judged(facts, params, cell[1]) for cell in mine} - {""})
         # nothing to compare with because another finding comes first, or because nobody knows
@@ -197,7 +198,7 @@ def _failing_words(facts: NetworkFacts, subject: Subject, failing: Iterable[Cell
 
 
 def _again(params: Params) -> str:
-    return f"runbook check params/{params.cluster.name}.yaml --stage network"
+    return check_command(params, "network")
 
 
 def _more(cells: list[Cell]) -> str:

@@ -11,7 +11,7 @@ from runbook_lib.params import Topology
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
 
-    from runbook_lib.params import Host, Params
+    from runbook_lib.params import Card, Host, Params
 
 COMPLETE_HOSTS = 4
 TURNS = 7  # card k of a host meets card k+1 ... k+7 of another one, one of them each time
@@ -48,14 +48,19 @@ def pairs(params: Params, host: Host) -> list[Pair]:
     found = [
         Pair(Subject(host.name, card.id), Subject(other.name, far.id), far.ip)
         for other in others
-        for card in host.cards
-        for far in other.cards
-        if far.id == card.id
+        for card, far in _partners(host, other)
     ]
     # a cable has one other end; a ping to any other card of the peer goes nowhere
     if params.cluster.topology is Topology.DIRECT or params.network.ping_matrix == "neighbour":
         return found
     return found + list(_across(host, others) if is_complete(params) else _sample(host, others))
+
+
+def _partners(host: Host, other: Host) -> Iterator[tuple[Card, Card]]:
+    """Yield every card with the other host's of the same number; where there is none, with that in the same place."""
+    numbered = {far.id: far for far in other.cards}
+    for place, card in enumerate(host.cards):
+        yield card, numbered.get(card.id, other.cards[place])
 
 
 def _distances(hosts: int) -> list[int]:
@@ -66,19 +71,19 @@ def _distances(hosts: int) -> list[int]:
 
 def _across(host: Host, others: list[Host]) -> Iterator[Pair]:
     for other in others:
-        for card in host.cards:
+        for card, partner in _partners(host, other):
             for far in other.cards:
-                if far.id != card.id:
+                if far is not partner:
                     yield Pair(Subject(host.name, card.id), Subject(other.name, far.id), far.ip)
 
 
 def _sample(host: Host, others: list[Host]) -> Iterator[Pair]:
     """One unequal pair with every other host; the host takes another turn every minute."""
     for number, other in enumerate(others):
-        card = host.cards[number % len(host.cards)]
+        card, partner = list(_partners(host, other))[number % len(host.cards)]
         for turn in range(TURNS):
             far = other.cards[(number + 1 + turn) % len(other.cards)]
-            if far.id != card.id:
+            if far is not partner:
                 yield Pair(Subject(host.name, card.id), Subject(other.name, far.id), far.ip, turn)
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from runbook_lib.model import Change, Command, Risk, Subject
 from runbook_lib.stages.network.hardware import GOOD_FEC
-from runbook_lib.stages.network.settings import lost_at_boot
+from runbook_lib.stages.network.settings import lost_at_boot, no_certificate
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -65,7 +65,8 @@ def ip_order(
     """Return (card, address/mask) in an order in which no address is given while another card still has it.
 
     The tool refuses an address that another card of the host has. Cards that have each other's addresses wait for
-    one of them to be parked on `spare`. also: cards to be set again although they have what they shall have.
+    one of them to be parked on `spare` ("": nowhere). also: cards to be set again although they have what they shall
+    have.
     """
     now = {number: text.partition("/")[0] for number, text in live.items()}
     waiting = [card for card in host.cards if card.id in live and (live[card.id] != _wanted(card) or card.id in also)]
@@ -86,26 +87,27 @@ def ip_order(
             continue
         holders = {address: number for number, address in now.items()}
         held = next((card for card in waiting if any(card.id == holders.get(each.ip) for each in waiting)), None)
-        if held is None or now[held.id] == spare:
-            break  # a card that nobody may change holds the address: verify says so
+        if held is None or now[held.id] == spare or not spare:
+            break  # a card that nobody may change holds the address, or there is nowhere to park one: verify says so
         steps.append((held, f"{spare}/{held.netmask}"))
         now[held.id] = spare
     return steps
 
 
 def _free_address(facts: NetworkFacts, params: Params) -> str:
-    """Return the highest address of the first card's segment that nobody has or shall have."""
+    """Return the highest address of a card's segment that nobody has or shall have; "" where all are taken."""
     taken = {card.ip for host in params.cluster.hosts for card in host.cards}
     taken |= {params.gateway(card) for host in params.cluster.hosts for card in host.cards}
     taken |= {
         each.ip.value.address for cards in facts.cards.values() for each in cards.values() if each.ip.value is not None
     }
-    first = params.master.cards[0]
-    segment = ipaddress.ip_interface(_wanted(first)).network
-    number = int(segment.broadcast_address) - 1
-    while str(ipaddress.ip_address(number)) in taken and ipaddress.ip_address(number) in segment:
-        number -= 1
-    return str(ipaddress.ip_address(number))
+    for host in params.cluster.hosts:
+        for card in host.cards:
+            segment = ipaddress.IPv4Interface(_wanted(card)).network
+            for number in range(int(segment.broadcast_address) - 1, int(segment.network_address), -1):
+                if (address := str(ipaddress.IPv4Address(number))) not in taken:
+                    return address
+    return ""
 
 
 def _switches(  # noqa: PLR0913, PLR0917 - a card, what is seen of it, and what a boot would change
@@ -113,7 +115,11 @@ def _switches(  # noqa: PLR0913, PLR0917 - a card, what is seen of it, and what 
 ) -> list[Change]:
     tls, mtu = params.cluster.tls, params.cluster.mtu
     changes: list[Change] = []
-    if seen.tls.value is not None and (seen.tls.value != tls or "tls_enable" in lost):
+    if (
+        seen.tls.value is not None
+        and (seen.tls.value != tls or "tls_enable" in lost)
+        and not (tls and no_certificate(seen))
+    ):
         fixes = ("NET-CONF",) if "tls_enable" in lost else ("NET-TLS",)
         changes.append(_change(tool, host, card, "TLS switch", str(seen.tls.value), str(tls), _set_tls, fixes))
     if seen.fec.value is not None and seen.fec.value != GOOD_FEC:

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from runbook_lib.stages.network.facts import CardNetwork, NetworkFacts
 
 
+_DEFAULTS = {"mtu": "1500", "tls_enable": "0"}  # what a card has whose hccn.conf names none
+
+
 def check_settings(findings: Findings, facts: NetworkFacts, params: Params, host: Host, card: Card) -> None:
     """Judge the live settings against the params, and the file against the live settings."""
     seen = facts.cards[host.name][card.id]
@@ -32,9 +35,10 @@ def check_settings(findings: Findings, facts: NetworkFacts, params: Params, host
         findings.add("NET-IP", subject, verdict, seen=words(address), expected=wanted)
     mtu, tls = params.cluster.mtu, params.cluster.tls
     judge(findings, "NET-MTU", subject, seen.mtu, lambda value: value == mtu, str(mtu))
-    judge(
-        findings, "NET-TLS", subject, seen.tls, lambda value: value == tls, f"tls switch {tls}, as on every other card"
-    )
+    what = f"tls switch {tls}, as on every other card"
+    command = f"hccn_tool -i {card.id} -tls -g   # on {host.name}; then install its certificates, or want tls: 0"
+    certify = command if tls and no_certificate(seen) else None
+    judge(findings, "NET-TLS", subject, seen.tls, lambda value: value == tls, what, certify)
     _check_conf(findings, facts, params, host, card)
 
 
@@ -47,11 +51,39 @@ def lost_at_boot(conf: HccnConf, params: Params, card: Card, seen: CardNetwork) 
     live: dict[str, str] = {}
     if seen.ip.value is not None and (seen.ip.value.address, seen.ip.value.netmask) == (card.ip, card.netmask):
         live |= {"address": card.ip, "netmask": card.netmask}
-    if seen.mtu.value == params.cluster.mtu and "mtu" in kept:
+    if seen.mtu.value == params.cluster.mtu:
         live["mtu"] = str(params.cluster.mtu)
-    if seen.tls.value == params.cluster.tls and "tls_enable" in kept:
+    if seen.tls.value == params.cluster.tls:
         live["tls_enable"] = str(params.cluster.tls)
-    return {key: (kept.get(key, ""), value) for key, value in live.items() if kept.get(key) != value}
+    return {
+        key: (kept.get(key, ""), value) for key, value in live.items() if kept.get(key, _DEFAULTS.get(key)) != value
+    }
+
+
+def _unread(conf: HccnConf, params: Params, card: Card, seen: CardNetwork) -> list[str]:
+    """Return the findings that say first whether the next boot spoils something: what is live is not known."""
+    kept: Mapping[str, str] = conf.cards.get(card.id, {})
+    asked = (("NET-MTU", "mtu", seen.mtu, params.cluster.mtu), ("NET-TLS", "tls_enable", seen.tls, params.cluster.tls))
+    return [code for code, key, live, value in asked if not live.known and kept.get(key, _DEFAULTS[key]) != str(value)]
+
+
+def no_certificate(seen: CardNetwork) -> bool:
+    """Whether the card says that it has no certificates: then its switch is off, and cannot be set."""
+    return seen.tls.value == 0 and "certificate" in seen.tls.message.lower()
+
+
+def check_conf_file(findings: Findings, facts: NetworkFacts, host: Host) -> None:
+    """Warn of lines that are no setting, and of settings given twice: the tool may refuse the whole file."""
+    conf = facts.conf.get(host.name)
+    bad = () if conf is None else conf.bad_lines
+    findings.add(
+        "NET-CONF-FILE",
+        Subject(host.name),
+        Verdict.UNKNOWN if conf is None else Verdict.WARN if bad else Verdict.OK,
+        seen="unreadable" if conf is None else "; ".join(bad[:3]) or "settings and comments",
+        expected="settings, each once, and comments",
+        next_command=f"cat -n /etc/hccn.conf   # on {host.name}; correct what is named: boot and recovery replay it",
+    )
 
 
 def _check_conf(findings: Findings, facts: NetworkFacts, params: Params, host: Host, card: Card) -> None:
@@ -65,10 +97,13 @@ def _check_conf(findings: Findings, facts: NetworkFacts, params: Params, host: H
         return
     differs = lost_at_boot(conf, params, card, seen)
     said = [f"{key}_{card.id} is {kept or 'missing'}, live {live}" for key, (kept, live) in differs.items()]
+    unread = _unread(conf, params, card, seen)
     verdict = Verdict.FAIL if said else Verdict.OK
     if not said and (seen.ip.value is None or seen.ip.value.address != card.ip):
         verdict = Verdict.SKIPPED if seen.ip.known else Verdict.UNKNOWN
         said = ["not judged: NET-IP comes first"]
+    elif not said and unread:
+        verdict, said = Verdict.UNKNOWN, [f"not judged: {unread[0]} comes first"]
     findings.add("NET-CONF", subject, verdict, seen=", ".join(said) or "as live", expected=expected)
 
 
@@ -77,12 +112,13 @@ def check_duplicates(findings: Findings, facts: NetworkFacts, params: Params) ->
 
     While the address of one card is not known, nobody can say of another that its own is unique.
     """
-    gateways = {params.gateway(card): card.ip for host in params.cluster.hosts for card in host.cards}
+    cards = [card for host in params.cluster.hosts for card in host.cards]
+    gateways = {params.gateway(card) for card in cards} - {card.ip for card in cards}
     holders: defaultdict[str, list[Subject]] = defaultdict(list)
-    for host, cards in facts.cards.items():
-        for number, card in cards.items():
-            if card.ip.value is not None:
-                holders[card.ip.value.address].append(Subject(host, number))
+    for name, known in facts.cards.items():
+        for number, each in known.items():
+            if each.ip.value is not None:
+                holders[each.ip.value.address].append(Subject(name, number))
     expected = "an address of its own"
     unread = [
         Subject(host.name, card.id)
@@ -94,10 +130,9 @@ def check_duplicates(findings: Findings, facts: NetworkFacts, params: Params) ->
         if (seen := facts.card(subject)) is not None:
             findings.add("NET-IP-DUPLICATE", subject, Verdict.UNKNOWN, seen=words(seen.ip), expected=expected)
     for address, subjects in holders.items():
-        foreign = gateways.get(address, address) != address
         for subject in subjects:
             others = [str(each) for each in subjects if each != subject]
-            others += ["the switch's gateway"] if foreign else []
+            others += ["the switch's gateway"] if address in gateways else []
             verdict, said = Verdict.OK, address
             if others:
                 verdict, said = Verdict.FAIL, f"{address}, also on {', '.join(others)}"

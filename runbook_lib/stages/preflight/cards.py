@@ -49,9 +49,11 @@ def check_cards(findings: Findings, host: Host, seen: HostFacts) -> None:
     for number in missing:
         command = f"lspci | grep acce   # on {host.name}; then a power cycle"
         _unseen(findings, Subject(host.name, number), Verdict.FAIL, "npu-smi does not list the card", command)
+    wanted = {card.id for card in host.cards}
     for chip in info.cards:
-        _check_card(findings, host.name, chip)
-        _check_leftover(findings, host.name, seen, info, chip)
+        if chip.id in wanted:  # the others are somebody else's
+            _check_card(findings, host.name, chip)
+            _check_leftover(findings, host.name, seen, info, chip)
 
 
 def _unseen(findings: Findings, subject: Subject, health: Verdict, said: str, command: str) -> None:
@@ -94,18 +96,23 @@ def _check_leftover(findings: Findings, host: str, seen: HostFacts, info: NpuInf
     used, rows = card.hbm_used_mb, info.processes_of(card.id)  # None: the table does not say, which is not "none"
     table = bool(info.processes or info.said_idle)
     verdict, said = _leftover(used, rows, seen, table=table)
-    foreign = [each for each in rows or () if each.pid is not None and each.pid not in (seen.our_pids or ())]
-    pids = [str(each.pid) for each in foreign]
-    stop = f"ps -fp {','.join(pids)}; kill {' '.join(pids)}" if pids else ""
+    pids = [str(row.pid) for row in rows or () if row.pid is not None and row.pid not in (seen.our_pids or ())]
+    if pids:
+        command = f"ps -fp {','.join(pids)}"
+        command += f"; kill {' '.join(pids)}   # on {host}" if verdict is Verdict.FAIL else f"   # on {host}"
+    elif verdict is Verdict.FAIL and not rows:
+        command = (
+            f"npu-smi set -t reset -i {card.id} -c 0   # on {host}; when nothing runs on any card; reboot if it stays"
+        )
+    else:
+        command = f"npu-smi info; docker ps   # on {host}; does anything run on card {card.id}?"
     findings.add(
         "PRE-HBM-LEFTOVER",
         Subject(host, card.id),
         verdict,
         seen=said,
         expected=f"at most {IDLE_HBM_MB} MB and no process but this cluster's own service",
-        next_command=f"{stop}   # on {host}"
-        if stop
-        else f"npu-smi set -t reset -i {card.id} -c 0   # on {host}, when nothing runs there; reboot if it stays",
+        next_command=command,
     )
 
 
@@ -119,7 +126,7 @@ def _leftover(
         return Verdict.UNKNOWN, said
     if used > IDLE_HBM_MB:
         # memory without a process is what a dead container leaves behind, also beside a running one
-        verdict = Verdict.UNKNOWN if rows is None and seen.runs_ours else Verdict.FAIL
+        verdict = Verdict.UNKNOWN if rows is None and seen.runs_ours is not False else Verdict.FAIL
         return verdict, f"{said}, {'no process' if rows is not None else 'processes not said'}"
     if rows is None:
         # a build that prints no process table at all (24.1.rc1 was seen to) leaves the memory as evidence
@@ -131,7 +138,7 @@ def _held(rows: tuple[Process, ...], seen: HostFacts, said: str, *, measured: bo
     """Judge a card that processes hold: only those of our own container are no leftover."""
     said += f" by pid {', '.join('unreadable' if each.pid is None else str(each.pid) for each in rows)}"
     pids = [each.pid for each in rows]
-    if seen.runs_ours and (None in pids or seen.our_pids is None):
+    if seen.our_pids is None or (seen.runs_ours and None in pids):
         return Verdict.UNKNOWN, f"{said}; whose they are cannot be told"
     if seen.our_pids and set(pids) <= seen.our_pids:
         return (Verdict.OK, f"{said} (ours)") if measured else (Verdict.UNKNOWN, said)

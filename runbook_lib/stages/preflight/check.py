@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from runbook_lib.model import Finding, Subject, Verdict
-from runbook_lib.stages.base import Findings, apply_command
+from runbook_lib.stages.base import Findings
 from runbook_lib.stages.preflight.cards import check_cards
 from runbook_lib.stages.preflight.room import check_room
 from runbook_lib.stages.preflight.software import check_software
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def check(facts: PreflightFacts, params: Params) -> list[Finding]:
     """Judge every host, then what must be equal on all of them."""
-    findings = Findings("preflight", apply_command(params, "preflight"))
+    findings = Findings(params, "preflight")
     for name, error in facts.errors.items():
         findings.add(
             "PRE-HOST-UNREACHABLE",

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 _LOCAL = 3  # State Recv-Q Send-Q Local:Port Peer:Port
 _INACTIVE = 3  # systemctl is-active: none of the units is active
+_NOT_FOUND = 127  # the shell's word that there is no such program
+_STOPPED = frozenset({"created", "exited", "dead"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,9 +48,12 @@ class HostFacts:
     """What one host is. None: could not be read.
 
     ahead_s: the host's clock minus ours; its own clock where it is not known when it was asked.
-    ours, our_pids: this cluster's own container and the processes in it, () when it is not there or stopped.
+    release: what os-release says of the version at length, with the service pack.
+    named: the container of our name. runs_ours, our_pids: whether this cluster's own container runs, and the
+    processes in it, () when it is not there or stopped.
+    weights_bytes: what lies in the folder of the weights, whatever it is; 0 when there is no such folder.
     ports: who listens; () for a port whose holder `ss` does not name.
-    governors: of all CPUs; () when the kernel has no cpufreq.
+    governors: of all CPUs; () when the kernel has no cpufreq. python: () when the shell finds none.
     """
 
     ahead_s: float | None
@@ -64,11 +69,11 @@ class HostFacts:
     runtime: Reading[DockerInfo]
     containers: Reading[tuple[ContainerRow, ...]]
     named: Container | None
-    runs_ours: bool
+    runs_ours: bool | None
     our_pids: frozenset[int] | None
     disk: Disk | None
     home: Disk | None
-    weights_bytes: int
+    weights_bytes: int | None
     memory_bytes: int | None
     ports: Mapping[int, tuple[Holder, ...]] | None
     firewalls: tuple[str, ...] | None
@@ -98,9 +103,8 @@ def facts(params: Params, probes: Probes) -> PreflightFacts:
 
 def _host_facts(params: Params, seen: HostProbe) -> HostFacts:
     clock = _number(seen.get("clock"))
-    named = docker.parse_inspect(seen.get("ours")).value
-    # only the container that this cluster's run made is ours: name and marker, and running
-    runs_ours = named is not None and named.state == "running" and named.env.get(MARKER) == params.cluster.name
+    ours = docker.parse_inspect(seen.get("ours"))
+    runs_ours = _runs_ours(ours, params.cluster.name)
     weights, home = _disks(seen.get("disk"))
     system = seen.get("system").stdout if seen.get("system").ok else ""  # whole: a last line without an end is cut
     return HostFacts(
@@ -116,12 +120,12 @@ def _host_facts(params: Params, seen: HostProbe) -> HostFacts:
         docker=docker.parse_version(seen.get("docker")),
         runtime=docker.parse_info(seen.get("runtime")),
         containers=docker.parse_ps(seen.get("containers")),
-        named=named,
+        named=ours.value,
         runs_ours=runs_ours,
-        our_pids=_pids(seen.get("pids")) if runs_ours else frozenset(),
+        our_pids=frozenset() if runs_ours is False else _pids(seen.get("pids")) if runs_ours else None,
         disk=weights,
         home=home,
-        weights_bytes=_first_number(seen.get("present")) or 0,
+        weights_bytes=_present(seen.get("present")),
         memory_bytes=_memory(seen.get("memory")),
         ports=_ports(seen.get("ports")),
         firewalls=_active(seen.get("firewall")),
@@ -132,14 +136,22 @@ def _host_facts(params: Params, seen: HostProbe) -> HostFacts:
     )
 
 
+def _runs_ours(ours: Reading[Container], cluster: str) -> bool | None:
+    """Whether the container that this cluster's run made runs; None unless docker says so, or that it does not."""
+    if ours.value is None:
+        return False if ours.state == "unset" else None
+    if ours.value.env.get(MARKER) != cluster or ours.value.state in _STOPPED:
+        return False
+    return True if ours.value.state == "running" else None
+
+
 def _text(capture: Capture) -> str:
     return capture.stdout.strip() if capture.ok else ""
 
 
 def _release(text: str) -> str:
-    """Return the long version of os-release, which carries the service pack: `22.03 (LTS-SP4)`."""
-    found = re.search(r'^VERSION="?([^"\n]*)"?$', text, re.MULTILINE)
-    return found.group(1) if found else ""
+    """Return VERSION and PRETTY_NAME of os-release; either may carry the service pack: `22.03 (LTS-SP4)`."""
+    return " ".join(re.findall(r'^(?:VERSION|PRETTY_NAME)="?([^"\n]+)"?$', text, re.MULTILINE))
 
 
 def _number(capture: Capture) -> float | None:
@@ -150,9 +162,12 @@ def _number(capture: Capture) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _first_number(capture: Capture) -> int | None:
-    word = capture.stdout.split(maxsplit=1)[:1] if capture.ok else []
-    return int(word[0]) if word and re.fullmatch(r"[0-9]{1,18}", word[0]) else None
+def _present(capture: Capture) -> int | None:
+    """Return the bytes that du counts; with an error beside its number it has not counted all."""
+    word = capture.stdout.split(maxsplit=1)[:1]
+    if not word and capture.exit_code == 1 and "No such file" in capture.stderr:
+        return 0
+    return int(word[0]) if capture.ok and word and re.fullmatch(r"[0-9]{1,18}", word[0]) else None
 
 
 def _version(capture: Capture) -> versions.VersionInfo | None:
@@ -218,10 +233,12 @@ def _governors(capture: Capture) -> tuple[str, ...] | None:
 
 def _work(capture: Capture) -> str | None:
     if capture.ok:
-        return capture.stdout.strip()
+        return capture.stdout.strip() or None
     return "missing" if capture.exit_code == 1 and "No such file" in capture.stderr else None
 
 
 def _python(capture: Capture) -> tuple[int, ...] | None:
+    if capture.exit_code == _NOT_FOUND:
+        return ()
     found = re.match(r"Python ([0-9]{1,3})\.([0-9]{1,3})\b", capture.stdout or capture.stderr)
     return (int(found.group(1)), int(found.group(2))) if found and capture.ok else None

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from runbook_lib.stages.preflight.facts import HostFacts, PreflightFacts
 
 GOVERNOR = "performance"
+_MODE = "00700"  # of five digits: with four, install and chmod keep the setgid bit that a folder has from its parent
 # the runbook's own books go; what anything else has left there keeps the folder, and is said
 _REMOVE = 'cd "$1" 2>/dev/null || exit 0; rm -rf jobs lock lock.gone heads weights weights_tool.py; cd / && rmdir "$1"'
 
@@ -28,10 +29,10 @@ def plan(facts: PreflightFacts, params: Params) -> list[Change]:
 
 def _work_folder(host: str, work: str, seen: HostFacts) -> list[Change]:
     if seen.work == "missing":
-        action, undo = Command(("install", "-d", "-m", "0700", work)), Command(("sh", "-c", _REMOVE, "sh", work))
+        action, undo = Command(("install", "-d", "-m", _MODE, work)), Command(("sh", "-c", _REMOVE, "sh", work))
     elif seen.work is not None and seen.work.endswith(" directory") and seen.work != "700 directory":
         mode = seen.work.split(maxsplit=1)[0]
-        action, undo = Command(("chmod", "0700", work)), Command(("chmod", mode, work))
+        action, undo = Command(("chmod", _MODE, work)), Command(("chmod", mode, work))
     else:
         return []
     return [

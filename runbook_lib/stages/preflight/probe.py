@@ -36,7 +36,7 @@ def probe(params: Params, host: Host, paths: HostPaths) -> ProbeScript:  # noqa:
             Section("ours", ("docker", "inspect", name)),
             Section("pids", ("docker", "top", name, "-eo", "pid")),
             Section("disk", ("sh", "-c", _DISKS, "sh", paths.weights)),
-            Section("present", ("du", "-sb", paths.weights), 60.0),
+            Section("present", ("du", "-sbD", paths.weights), 60.0),
             Section("memory", ("free", "-b")),
             Section("ports", ("ss", "-Hlntp")),
             Section("firewall", ("systemctl", "is-active", *FIREWALLS)),

@@ -35,6 +35,7 @@ def _check_clocks(findings: Findings, params: Params, facts: PreflightFacts) -> 
         command = f"chronyc tracking; chronyc makestep   # on {host}"
         if seen.ahead_s is None or (len(known) == 1 and len(params.cluster.hosts) > 1):
             said = "unreadable" if seen.ahead_s is None else "no other host's clock to compare with"
+            command = f"date; chronyc tracking   # on {host}"
             findings.add(
                 "PRE-CLOCK", Subject(host), Verdict.UNKNOWN, seen=said, expected=expected, next_command=command
             )

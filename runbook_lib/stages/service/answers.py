@@ -29,10 +29,11 @@ def check_answers(findings: Findings, facts: ServiceFacts, params: Params) -> No
     waiting = _waiting(facts)
     subject = Subject(params.master.name)
     said, fine = _completion(seen.answer)
+    asked = seen.answer.get("status") is not None or bool(seen.answer.get("error"))
     findings.add(
         "SVC-ANSWER",
         subject,
-        Verdict.OK if fine else Verdict.FAIL,
+        (Verdict.OK if fine else Verdict.FAIL) if asked else Verdict.UNKNOWN,
         seen=said,
         expected="a completion with text and a token count",
         transient=waiting and verdict is not Verdict.OK,
@@ -190,5 +191,7 @@ def _check_exposed(findings: Findings, facts: ServiceFacts, params: Params, *, r
         Verdict.WARN if warned else Verdict.OK if business else nobody,
         seen=said,
         expected=f"{params.master.service_ip} only",
-        next_command="remove service.listen_on_all_reason; 0.0.0.0 is for tests on isolated networks",
+        next_command="remove service.listen_on_all_reason; 0.0.0.0 is for tests on isolated networks"
+        if warned
+        else None,
     )

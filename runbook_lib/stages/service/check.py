@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 
 from runbook_lib.model import Finding, Subject, Verdict
 from runbook_lib.stages import logs
-from runbook_lib.stages.base import Findings, apply_command, params_file
+from runbook_lib.stages.base import Findings, params_file
 from runbook_lib.stages.service.advice import advice, links_note
 from runbook_lib.stages.service.answers import check_answers
 from runbook_lib.stages.service.facts import NAME
 from runbook_lib.stages.service.files import check_files
 from runbook_lib.stages.service.plan import taken_ports
-from runbook_lib.stages.service.wanted import stale
+from runbook_lib.stages.service.wanted import stale, start_unread
 
 if TYPE_CHECKING:
     from runbook_lib.params import Host, Params
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 def check(facts: ServiceFacts, params: Params) -> list[Finding]:
     """Judge files against params and live cards, then daemons, readiness and real answers."""
-    findings = Findings(NAME, apply_command(params, NAME))
+    findings = Findings(params, NAME)
     findings.unreachable(params, tuple(facts.hosts))
     for host in params.cluster.hosts:
         if host.name in facts.hosts:
@@ -54,28 +54,39 @@ def _check_advice(findings: Findings, params: Params) -> None:
 
 
 def _check_same(findings: Findings, facts: ServiceFacts, params: Params) -> None:
-    tables = {seen.files.get(facts.paths[name].rank_table, ("", 0))[0] for name, seen in facts.hosts.items()}
-    if len(facts.hosts) == len(params.cluster.hosts) and "" not in tables:
-        said = "one rank table" if len(tables) == 1 else f"{len(tables)} different rank tables"
-        findings.judge(
-            "SVC-FILES-SAME", Subject(), ok=len(tables) == 1, seen=said, expected="one rank table on all hosts"
-        )
+    paths = {name: facts.paths[name].rank_table for name in facts.hosts}
+    unread = [name for name, seen in facts.hosts.items() if "text" in seen.unread(paths[name])]
+    missing = [name for name, seen in facts.hosts.items() if paths[name] in seen.missing]
+    away = [host.name for host in params.cluster.hosts if host.name not in facts.hosts]
+    tables = {seen.files[paths[name]] for name, seen in facts.hosts.items() if paths[name] in seen.files}
+    said, verdict = "one rank table", Verdict.OK
+    if len(tables) > 1:
+        said, verdict = f"{len(tables)} different rank tables", Verdict.FAIL
+    elif unread:
+        said, verdict = f"rank table not read: {', '.join(unread)}", Verdict.UNKNOWN
+    elif missing or away:
+        said, verdict = f"no rank table of {', '.join([*missing, *away])} to compare", Verdict.SKIPPED
+    findings.add("SVC-FILES-SAME", Subject(), verdict, seen=said, expected="one rank table on all hosts")
 
 
 def _check_daemon(findings: Findings, facts: ServiceFacts, params: Params, host: Host) -> None:
     seen, paths = facts.hosts[host.name], facts.paths[host.name]
     alive = seen.alive == "alive"
-    older = stale(seen, paths) if alive else ()
-    said = (
-        f"runs with older files: {', '.join(older)}" if older else seen.alive or seen.container.message or "unreadable"
-    )
+    older, unread = (stale(seen, paths), start_unread(seen, paths)) if alive else ((), ())
+    stopped = f"container {seen.stopped}" if seen.stopped else ""
+    said = seen.alive or stopped or seen.container.message or "unreadable"
+    verdict = (Verdict.OK if alive else Verdict.FAIL) if seen.daemon_known else Verdict.UNKNOWN
+    if older:
+        said, verdict = f"runs with older files: {', '.join(older)}", Verdict.FAIL
+    elif unread:
+        said, verdict = f"alive; not read, so not compared with its start: {', '.join(unread)}", Verdict.UNKNOWN
     findings.add(
         "SVC-DAEMON",
         Subject(host.name),
-        (Verdict.OK if alive and not older else Verdict.FAIL) if seen.daemon_known else Verdict.UNKNOWN,
+        verdict,
         seen=said,
         expected="alive, started with the files that lie there",
-        next_command=apply_command(params, NAME) if seen.alive != "dead" else f"runbook diagnose {params_file(params)}",
+        next_command=f"runbook diagnose {params_file(params)}" if seen.alive == "dead" else None,
         transient=seen.alive == "none",
     )
 
@@ -93,7 +104,7 @@ def _check_first_error(findings: Findings, facts: ServiceFacts, params: Params) 
         findings.add(
             "SVC-DAEMON-ERROR",
             Subject(host),
-            Verdict.WARN if seen.alive == "alive" else Verdict.FAIL,
+            Verdict.FAIL if seen.daemon_known and seen.alive != "alive" else Verdict.WARN,
             seen=logs.told(error, seen.logs, params, earliest=earliest),
             expected="no error in the logs of this start",
             next_command=f"tail -n 100 {facts.paths[host].service}/daemon.log   # on {host}",
@@ -102,17 +113,25 @@ def _check_first_error(findings: Findings, facts: ServiceFacts, params: Params) 
 
 def _check_port(findings: Findings, seen: HostFacts, params: Params) -> None:
     """Say that somebody else has a port of the service, while no daemon of ours runs."""
-    if seen.listening is None or seen.alive == "alive":
+    if seen.alive == "alive":
         return
-    service = params.service
+    service, subject = params.service, Subject(params.master.name)
     ports = {service.port, service.management_port, service.metrics_port}
+    expected = f"ports {', '.join(map(str, sorted(ports)))} free before the start"
+    if seen.listening is None:
+        findings.add("SVC-PORT", subject, Verdict.UNKNOWN, seen="ports not readable", expected=expected)
+        return
     here = taken_ports(seen, params)
+    if here and not seen.daemon_known:
+        said = "in use, perhaps by our daemon, of which it is not known whether it runs"
+        findings.add("SVC-PORT", subject, Verdict.SKIPPED, seen=said, expected=expected)
+        return
     findings.add(
         "SVC-PORT",
-        Subject(params.master.name),
+        subject,
         Verdict.FAIL if here else Verdict.OK,
         seen=", ".join(f"{each.place} {each.holder}".strip() for each in here) or "free",
-        expected=f"ports {', '.join(map(str, sorted(ports)))} free before the start",
+        expected=expected,
         next_command=f"ss -lntp 'sport = :{here[0].port}'   # on {params.master.name}; stop that process by its pid"
         if here
         else None,

@@ -49,17 +49,21 @@ class Listener:
 class HostFacts:
     """What one host has of the service. `master` only: ready to listening; others: outside.
 
+    files: text by path. missing: files that are said not to be there; one that is in neither could not be read.
     owners: `uid:gid` by path. library_mode: of the engine's library, None when it could not be read.
     tls_missing: certificate files that the image lacks, None when not asked or not readable.
+    started_with: checksum by file name, None when it could not be read.
     """
 
     container: Reading[Container]
     default_config: Reading[dict[str, Any]]
-    files: Mapping[str, tuple[str, int]]
+    files: Mapping[str, str]
+    missing: frozenset[str]
+    modes: Mapping[str, int]
     owners: Mapping[str, str]
     library_mode: int | None
     tls_missing: tuple[str, ...] | None
-    started_with: Mapping[str, str]
+    started_with: Mapping[str, str] | None
     alive: str
     ips: Mapping[int, Reading[IpConfig]]
     health: Mapping[int, Reading[NetHealth]]
@@ -74,7 +78,18 @@ class HostFacts:
     @property
     def daemon_known(self) -> bool:
         """Whether it is known that a daemon runs, or that none does."""
-        return self.alive in {"alive", "dead", "none"} or self.container.state == "unset"
+        return self.alive in {"alive", "dead", "none"} or self.container.state == "unset" or bool(self.stopped)
+
+    @property
+    def stopped(self) -> str:
+        """Docker's word for the state of a container that does not run, "" for one that does or may."""
+        state = self.container.value.state if self.container.value is not None else None
+        return state if state is not None and state != "running" else ""
+
+    def unread(self, path: str) -> tuple[str, ...]:
+        """Return what of a file could not be read: text, mode, owner; nothing of one that is not there."""
+        parts = {"text": self.files, "mode": self.modes, "owner": self.owners}
+        return () if path in self.missing else tuple(part for part, known in parts.items() if path not in known)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,21 +111,18 @@ def facts(params: Params, probes: Probes) -> ServiceFacts:
 def _host_facts(host: Host, seen: HostProbe) -> HostFacts:
     modes = _modes(seen.get("modes"))
     default = mindie_config.parse(_text(seen.get("default")))
-    files = {
-        name: (seen.get(f"file.{name}").stdout, modes[name])
-        for name in file_names(seen.paths)
-        if seen.get(f"file.{name}").ok and name in modes
-    }
+    files = {name: seen.get(f"file.{name}") for name in file_names(seen.paths)}
     serving = _answer(seen.get("serving"))
-    started = [line.split() for line in _text(seen.get("started")).splitlines()]
     return HostFacts(
         container=docker.parse_inspect(seen.get("container")),
         default_config=default,
-        files=files,
+        files={name: capture.stdout for name, capture in files.items() if capture.ok},
+        missing=frozenset(name for name, capture in files.items() if _absent(capture) and name not in modes),
+        modes=modes,
         owners=_stat(seen.get("owners")),
         library_mode=next(iter(_modes(seen.get("library")).values()), None),
         tls_missing=_tls_missing(seen.get("tls"), default),
-        started_with={words[1]: words[0] for words in started if len(words) == 2},  # noqa: PLR2004 - sum and name
+        started_with=_sums(seen.get("started")),
         alive=_text(seen.get("alive")).strip(),
         ips={card.id: hccn.parse_ip(seen.get(f"ip.{card.id}")) for card in host.cards},
         health={card.id: hccn.parse_net_health(seen.get(f"net_health.{card.id}")) for card in host.cards},
@@ -124,9 +136,22 @@ def _host_facts(host: Host, seen: HostProbe) -> HostFacts:
     )
 
 
+def _absent(capture: Capture) -> bool:
+    """Whether the tool itself said that a file is not there."""
+    return capture.exit_code == 1 and "No such file" in capture.stderr
+
+
+def _sums(capture: Capture) -> dict[str, str] | None:
+    """Return name -> checksum; nothing when there is no such list, None when it could not be read."""
+    if not capture.ok:
+        return {} if _absent(capture) else None
+    lines = [line.split() for line in capture.stdout.splitlines()]
+    return {words[1]: words[0] for words in lines if len(words) == 2}  # noqa: PLR2004 - sum and name
+
+
 def _stat(capture: Capture) -> dict[str, str]:
     """Return path -> first word; stat ends with 1 while a file is missing, and still says the others."""
-    ended = capture.ok or (capture.exit_code == 1 and "No such file" in capture.stderr)
+    ended = capture.ok or _absent(capture)
     lines = [line.partition(" ") for line in capture.stdout.splitlines()] if ended else []
     return {name: word for word, _, name in lines}
 
@@ -137,11 +162,11 @@ def _modes(capture: Capture) -> dict[str, int]:
 
 def _tls_missing(capture: Capture, default: Reading[dict[str, Any]]) -> tuple[str, ...] | None:
     """Return the certificate files that the keys of the image's config.json name and its security folder has not."""
-    if default.value is None or not (capture.ok or (capture.exit_code == 1 and "No such file" in capture.stderr)):
+    if default.value is None or not (capture.ok or _absent(capture)):
         return None
     there = {place.removeprefix(f"{HOME}/") for place in capture.stdout.splitlines()}
-    wanted = mindie_config.tls_files(default.value)
-    return tuple(name for name in wanted if name not in there) if wanted else None
+    wanted = mindie_config.tls_files(default.value) or ("tlsCert",)  # without such keys there is none
+    return tuple(name for name in wanted if name not in there)
 
 
 def _text(capture: Capture) -> str:

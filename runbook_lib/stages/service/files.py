@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from runbook_lib.ascend import environment, mindie_config, rank_table
 from runbook_lib.model import Subject, Verdict
 from runbook_lib.stages.base import params_file
-from runbook_lib.stages.service.probe import LIBRARY
+from runbook_lib.stages.service.probe import LIBRARY, file_names
 from runbook_lib.stages.service.rules import config_problems
 from runbook_lib.stages.service.wanted import due_in_network, live_ips, mode_of, wanted_files
 
@@ -31,42 +31,47 @@ def check_files(findings: Findings, facts: ServiceFacts, params: Params, host: H
     seen = facts.hosts[host.name]
     subject = Subject(host.name)
     want = wanted_files(facts, params, host)
-    for path, (text, mode) in seen.files.items() if want is None else want.items():
+    for path in file_names(facts.paths[host.name]):
         name = path.rpartition("/")[2]
         code = CODES.get(name, ENV_CODE)
         has = seen.files.get(path)
-        expected = f"{path} as params want it, mode {mode:o}"
-        if want is None:
-            said = "live IPs or the image's default unknown"
+        expected = f"{path} as params want it, mode {mode_of(path):o}"
+        if path in seen.missing:
+            command = findings.look_again if want is None else None  # nothing is planned before that is known
+            said = f"{name} missing"
+            findings.add(code, subject, Verdict.FAIL, seen=said, expected=expected, next_command=command)
+        elif has is None or want is None:
+            said = f"{name} not read" if has is None else "live IPs or the image's default unknown"
             findings.add(code, subject, Verdict.UNKNOWN, seen=said, expected=expected)
-        elif has is None:
-            findings.add(code, subject, Verdict.FAIL, seen=f"{name} missing", expected=expected)
         else:
-            same = has[0] == text
-            said = f"{name} as wanted" if same else "; ".join(_unlike(facts, params, host, name, has[0], text))
-            findings.judge(code, subject, ok=same, seen=said, expected=expected)
+            text, _ = want[path]
+            said = f"{name} as wanted" if has == text else "; ".join(_unlike(facts, params, host, name, has, text))
+            findings.judge(code, subject, ok=has == text, seen=said, expected=expected)
     _check_modes(findings, facts, host)
     _check_live(findings, facts, params, host, known=want is not None)
     _check_library(findings, params, host, seen.library_mode, running=seen.default_config.value is not None)
     if want is not None:
         config = json.loads(want[facts.paths[host.name].config_json][0])
-        _check_rules(findings, params, host, config, certificates=seen.tls_missing == ())
+        certificates = None if seen.tls_missing is None and params.service.https else seen.tls_missing == ()
+        _check_rules(findings, params, host, config, certificates=certificates)
 
 
 def _check_modes(findings: Findings, facts: ServiceFacts, host: Host) -> None:
     seen, paths = facts.hosts[host.name], facts.paths[host.name]
     wrong, unknown = [], []
-    for path, (_, mode) in seen.files.items():
-        name, owner, right = path.rpartition("/")[2], seen.owners.get(path), mode_of(path)
-        wrong += [f"{name} mode {mode:o}, right {right:o}"] if mode != right else []
+    there = [path for path in file_names(paths) if path not in seen.missing]
+    for path in there:
+        name, mode, owner, right = path.rpartition("/")[2], seen.modes.get(path), seen.owners.get(path), mode_of(path)
+        wrong += [f"{name} mode {mode:o}, right {right:o}"] if mode not in {None, right} else []
         wrong += [f"{name} owner {owner}"] if owner not in {None, _OWNER} else []
-        unknown += [name] if owner is None else []
-    doubt = Verdict.UNKNOWN if unknown else Verdict.OK if seen.files else Verdict.SKIPPED
+        unknown += [name] if mode is None or owner is None else []
+    doubt = Verdict.UNKNOWN if unknown else Verdict.OK if there else Verdict.SKIPPED
     findings.add(
         "SVC-FILE-MODE",
         Subject(host.name),
         Verdict.FAIL if wrong else doubt,
-        seen="; ".join(wrong) or (f"owner of {', '.join(unknown)} not readable" if unknown else "as it must be"),
+        seen="; ".join(wrong)
+        or (f"mode or owner of {', '.join(unknown)} not read" if unknown else "as it must be" if there else "no files"),
         expected=f"640 for what the daemon reads, 750 for scripts, owner {_OWNER}, who runs the daemon",
         next_command=f"chown {_OWNER} {paths.service}/*; chmod 640 {paths.service}/*.json {paths.env_file}; "
         f"chmod 750 {paths.service}/*.sh   # on {host.name}"
@@ -93,7 +98,7 @@ def _unlike(  # noqa: PLR0913, PLR0917 - one file of one host, as it is and as i
             or "other comments"
         )
         yield from environment.environment_problems(params.container.image, wrong, params.world_size)[:_SHOWN]
-        config = mindie_config.parse(facts.hosts[host.name].files.get(facts.paths[host.name].config_json, ("", 0))[0])
+        config = mindie_config.parse(facts.hosts[host.name].files.get(facts.paths[host.name].config_json, ""))
         for rule in config_problems(config.value, params, _as_fraction(wrong)) if config.value is not None else ():
             if rule.key == "NPU_MEMORY_FRACTION":
                 yield f"{rule.key} {rule.seen}: {rule.why}"
@@ -140,7 +145,7 @@ def _as_fraction(variables: Mapping[str, str]) -> float:
 
 def _fraction(facts: ServiceFacts, params: Params, host: Host) -> float:
     """Return the fraction that the daemon would be started with now."""
-    text, _ = facts.hosts[host.name].files.get(facts.paths[host.name].env_file, ("", 0))
+    text = facts.hosts[host.name].files.get(facts.paths[host.name].env_file)
     return _as_fraction(environment.parse_env_file(text)) if text else params.service.npu_memory_fraction
 
 
@@ -152,16 +157,18 @@ def _check_live(findings: Findings, facts: ServiceFacts, params: Params, host: H
         findings.add("SVC-RANK-TABLE-LIVE", subject, Verdict.UNKNOWN, seen=said, expected=expected)
         return
     live = {each.service_ip: live_ips(facts, each) for each in params.cluster.hosts}
-    table = facts.hosts[host.name].files.get(facts.paths[host.name].rank_table)
-    problems = rank_table.validate(table[0], live) if table is not None else ["no rank table"]
+    seen, path = facts.hosts[host.name], facts.paths[host.name].rank_table
+    table, missing = seen.files.get(path), path in seen.missing
+    problems = rank_table.validate(table, live) if table is not None else ["no rank table" if missing else "not read"]
     due = due_in_network(facts, params)
-    verdict = Verdict.SKIPPED if due else Verdict.FAIL if problems else Verdict.OK
+    known_bad = Verdict.FAIL if table is not None or missing else Verdict.UNKNOWN
+    verdict = Verdict.SKIPPED if due else known_bad if problems else Verdict.OK
     said = due or "; ".join(problems[:_SHOWN]) or "equal"
     findings.add("SVC-RANK-TABLE-LIVE", subject, verdict, seen=said, expected=expected)
 
 
 def _check_library(findings: Findings, params: Params, host: Host, mode: int | None, *, running: bool) -> None:
-    if not running:
+    if mode is None and not running:
         return  # no container answers: that is the container stage's affair
     findings.add(
         "SVC-LIBRARY",
@@ -169,15 +176,21 @@ def _check_library(findings: Findings, params: Params, host: Host, mode: int | N
         Verdict.UNKNOWN if mode is None else Verdict.OK if mode == _LIBRARY_MODE else Verdict.FAIL,
         seen="mode not readable" if mode is None else f"mode {mode:o}",
         expected=f"mode {_LIBRARY_MODE:o}, else MIE04E060102",
-        next_command=f"docker exec {params.container.name} chmod 440 {LIBRARY}   # on {host.name}",
+        next_command=f"docker exec {params.container.name} chmod 440 {LIBRARY}   # on {host.name}"
+        if mode is not None
+        else None,
     )
 
 
 def _check_rules(
-    findings: Findings, params: Params, host: Host, config: Mapping[str, Any], *, certificates: bool
+    findings: Findings, params: Params, host: Host, config: Mapping[str, Any], *, certificates: bool | None
 ) -> None:
-    """Judge what params ask for; what is edited into the file by hand shows as a difference."""
-    rules = config_problems(config, params, params.service.npu_memory_fraction, certificates=certificates)
+    """Judge what params ask for; what is edited into the file by hand shows as a difference.
+
+    certificates: None when they are needed and could not be looked for.
+    """
+    known = certificates is not None
+    rules = config_problems(config, params, params.service.npu_memory_fraction, certificates=certificates or not known)
     for rule in rules:
         findings.add(
             "SVC-CONFIG-RULE",
@@ -187,6 +200,11 @@ def _check_rules(
             expected=rule.expected,
             next_command=f"edit service in {params_file(params)}",
         )
-    if not rules:
+    if not known:
+        said, expected = "the certificates in the image could not be looked for", "those of config.json's keys"
+        item = "ServerConfig.httpsEnabled"
+        subject = Subject(host.name, item=item)
+        findings.add("SVC-CONFIG-RULE", subject, Verdict.UNKNOWN, seen=said, expected=expected)
+    elif not rules:
         said = "no rule is broken"
         findings.add("SVC-CONFIG-RULE", Subject(host.name), Verdict.OK, seen=said, expected=said)

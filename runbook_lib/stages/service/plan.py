@@ -27,15 +27,16 @@ _FIXES = {"rank_table.json": ("SVC-RANK-TABLE", "SVC-RANK-TABLE-LIVE")}
 def plan(facts: ServiceFacts, params: Params) -> list[Change]:
     """Write files that differ; when a daemon reads one of them at its start, or one is not alive, restart all.
 
-    Nothing is started while the configuration breaks a rule or a stranger has one of the ports.
+    Nothing is started while the configuration breaks a rule or a stranger has one of the ports, and nothing is changed
+    while something that decides about it could not be read.
     """
     uploads: list[Change] = []
     restart = False
     for host in params.cluster.hosts:
         seen = facts.hosts.get(host.name)
         want = wanted_files(facts, params, host) if seen is not None else None
-        if seen is None or want is None:
-            return []
+        if seen is None or want is None or any(map(seen.unread, want)):
+            return []  # also a file that was not read may be as wanted, and undo could not bring it back
         config = json.loads(want[facts.paths[host.name].config_json][0])
         fraction, tls = params.service.npu_memory_fraction, seen.tls_missing == ()
         broken = config_problems(config, params, fraction, certificates=tls)
@@ -43,11 +44,10 @@ def plan(facts: ServiceFacts, params: Params) -> list[Change]:
             return []  # nothing is started into a failure that is known, and what runs goes on with its old files
         uploads += _uploads(host, seen, want)
         restart = restart or _read_at_start(seen, want)
-    for seen in facts.hosts.values():
-        stopped = seen.container.value is not None and seen.container.value.state not in {"running", None}
-        if not stopped and not seen.daemon_known:
-            return []  # a daemon that could not be seen may run, and is neither stopped nor started over
-    if taken_ports(facts.hosts[params.master.name], params):
+    master = facts.hosts[params.master.name]
+    if not all(map(_daemon_seen, facts.hosts.values())) or (master.listening is None and master.alive != "alive"):
+        return []
+    if taken_ports(master, params):
         return uploads
     alive = [name for name, seen in facts.hosts.items() if seen.alive == "alive"]
     older = [name for name in alive if stale(facts.hosts[name], facts.paths[name])]
@@ -60,35 +60,37 @@ def plan(facts: ServiceFacts, params: Params) -> list[Change]:
     return sorted([*uploads, *stops, *starts], key=lambda change: change.phase)
 
 
+def _daemon_seen(seen: HostFacts) -> bool:
+    """Whether a daemon is known to run, and with which files, or not to: else it may run as wanted."""
+    return seen.daemon_known and (seen.alive != "alive" or seen.started_with is not None)
+
+
 def _read_at_start(seen: HostFacts, want: Mapping[str, tuple[str, int]]) -> bool:
     """Whether a daemon that runs keeps another text of one of its files; a mode or stop.sh can change beside it."""
     return any(
-        seen.files.get(path, ("", 0))[0] != text
-        for path, (text, _) in want.items()
-        if path.rpartition("/")[2] in STARTED_WITH
+        seen.files.get(path) != text for path, (text, _) in want.items() if path.rpartition("/")[2] in STARTED_WITH
     )
 
 
 def _uploads(host: Host, seen: HostFacts, want: Mapping[str, tuple[str, int]]) -> list[Change]:
     changes = []
     for path, (text, mode) in want.items():
-        has = seen.files.get(path)
-        foreign = seen.owners.get(path, "0:0") != "0:0"
-        if has == (text, mode) and not foreign:
-            continue
-        undo = Upload(path, has[0], has[1]) if has is not None else Command(("rm", "-f", path))
-        name = path.rpartition("/")[2]
-        closed = f"mode {mode:o}, owner 0:0"
-        same = has is not None and has[0] == text
-        before = "missing" if has is None else has[0]
-        if same and has is not None:
-            before = f"mode {has[1]:o}, owner {seen.owners.get(path, 'unknown')}"
+        name, has = path.rpartition("/")[2], seen.files.get(path)
+        same = has == text
+        undo: Upload | Command = Command(("rm", "-f", path))
+        before = "missing"
+        if has is not None:
+            had, owner = seen.modes[path], seen.owners[path]
+            if same and had == mode and owner == "0:0":
+                continue
+            undo = Upload(path, has, had)
+            before = f"mode {had:o}, owner {owner}" if same else has
         changes.append(
             Change(
                 subject=Subject(host.name),
                 summary=f"write {path}",
                 before=before,
-                after=closed if same else text,
+                after=f"mode {mode:o}, owner 0:0" if same else text,
                 action=Upload(path, text, mode),
                 undo=undo,
                 risk=Risk.REVERSIBLE,

@@ -74,8 +74,8 @@ def _default(params: Params, seen: HostFacts) -> Mapping[str, Any] | None:
     if seen.default_config.value is not None:
         return seen.default_config.value
     schema = images.image_facts(params.container.image).schema
-    # a container that is there but does not answer has a default that we do not know; without one, ours is a preview
-    return None if seen.container.value is not None or schema is None else mindie_defaults.default_config(schema)
+    # a container that is there, or may be, has a default that we do not know; without one, ours is a preview
+    return mindie_defaults.default_config(schema) if seen.container.state == "unset" and schema is not None else None
 
 
 def _settings(params: Params, host: Host, paths: HostPaths) -> mindie_config.ServiceSettings:
@@ -120,20 +120,19 @@ def _parallel(params: Params) -> dict[str, int] | None:
     return {**sizes, "moe_ep": given.moe_ep, "moe_tp": world // given.moe_ep}
 
 
-def live_ips(facts: ServiceFacts, host: Host) -> tuple[str, ...]:
-    """Return the addresses of a host's cards as they are, "" for one that has none or could not be read."""
+def live_ips(facts: ServiceFacts, host: Host) -> dict[int, str]:
+    """Return card -> address as it is, "" for one that has none or could not be read; empty for a host unreached."""
     seen = facts.hosts.get(host.name)
-    if seen is None:
-        return ()
-    readings = [seen.ips[card.id].value for card in host.cards]
-    return tuple(reading.address if reading is not None else "" for reading in readings)
+    readings = {card.id: seen.ips[card.id].value for card in host.cards} if seen is not None else {}
+    return {card: reading.address if reading is not None else "" for card, reading in readings.items()}
 
 
 def due_in_network(facts: ServiceFacts, params: Params) -> str:
     """Name a card whose live IP is not the one of the params: the network stage sets it, no table is made of it."""
     for host in params.cluster.hosts:
-        for card, live in zip(host.cards, live_ips(facts, host), strict=False):
-            unset = facts.hosts[host.name].ips[card.id].state == "unset"
+        ips = live_ips(facts, host)
+        for card in host.cards if ips else ():
+            live, unset = ips[card.id], facts.hosts[host.name].ips[card.id].state == "unset"
             if unset or (live and live != card.ip):
                 has = live or "no address"
                 return f"due in network: {host.name} card {card.id} has {has}, params say {card.ip}"
@@ -145,19 +144,28 @@ def wanted_rank_table(facts: ServiceFacts, params: Params) -> str | None:
     rows = []
     due = due_in_network(facts, params)
     for host in params.cluster.hosts:
-        ips = tuple(card.ip for card in host.cards) if due else live_ips(facts, host)
-        if not ips or "" in ips or host.name not in facts.hosts:
+        ips = {card.id: card.ip for card in host.cards} if due else live_ips(facts, host)
+        if not ips or "" in ips.values() or host.name not in facts.hosts:
             return None
-        ids = tuple(card.id for card in host.cards)
-        rows.append(rank_table.RankHost(host.service_ip, ips, host.service_ip, ids))
+        rows.append(rank_table.RankHost(host.service_ip, tuple(ips.values()), host.service_ip, tuple(ips)))
     return rank_table.build(rows)
 
 
 def stale(seen: HostFacts, paths: HostPaths) -> tuple[str, ...]:
-    """Return the files that the daemon was started with in another form than lies there now."""
+    """Return the files that the daemon was started with in another form than lies there now, as far as was read."""
+    if seen.started_with is None:
+        return ()
     names = []
     for name in STARTED_WITH:
-        text, _mode = seen.files.get(f"{paths.service}/{name}", ("", 0))
-        if seen.started_with.get(name) != hashlib.sha256(text.encode()).hexdigest():
+        path = f"{paths.service}/{name}"
+        text = seen.files.get(path)
+        changed = text is not None and seen.started_with.get(name) != hashlib.sha256(text.encode()).hexdigest()
+        if changed or path in seen.missing:
             names.append(name)
     return tuple(names)
+
+
+def start_unread(seen: HostFacts, paths: HostPaths) -> tuple[str, ...]:
+    """Return the files without which it is not known whether the daemon runs with what lies there."""
+    names = [name for name in STARTED_WITH if "text" in seen.unread(f"{paths.service}/{name}")]
+    return (*names, *(["started.sha256"] if seen.started_with is None else []))

@@ -6,7 +6,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from runbook_lib.model import Finding, Subject, Verdict
-from runbook_lib.stages.base import Findings, apply_command
+from runbook_lib.stages.base import Findings
 from runbook_lib.stages.weights.adapt import model_type, problems
 from runbook_lib.stages.weights.facts import NAME, json_object
 from runbook_lib.stages.weights.modes import wrong_modes
@@ -23,7 +23,7 @@ _POINTER = "git-lfs pointer"
 
 def check(facts: WeightsFacts, params: Params) -> list[Finding]:
     """Judge every host, and whether all hold the same."""
-    findings = Findings(NAME, apply_command(params, NAME))
+    findings = Findings(params, NAME)
     findings.unreachable(params, tuple(facts.hosts))
     files = expected_files(facts)
     complete = bool(files) and all(not lacking(seen, files, params) for seen in facts.hosts.values())

@@ -165,7 +165,7 @@ async def _start(call: ToolCall, job: _Job, nodes: list[Node]) -> Reply:
     sizes = _options(job.program)
     cards = min(sizes.cards, -(-job.ranks // len(nodes)))
     await call.world.sleep(START_S)
-    ends = [(node.name, card.id) for node in nodes for card in call.world.params.host(node.name).cards[:cards]]
+    ends = [(node.name, number) for node in nodes for number in _numbers(call, node)[:cards]]
     for end in ends:
         if call.world.fabric.lost(*end) or call.world.hbm.get(end):
             raise _Refused(1, f"[ERROR] HCCL(4711,{name}): [Open][Tsd]Open TsdClient failed, devId[{end[1]}]\n")
@@ -176,6 +176,15 @@ async def _start(call: ToolCall, job: _Job, nodes: list[Node]) -> Reply:
         stamp = call.world.emulated_now(call.node.name).strftime("%Y-%m-%d-%H:%M:%S.%f")[:-3]
         raise _Refused(1, f"[PID: 4711] {stamp}.356 {EI0006}\n")
     return Reply(0, _table(sizes, _speed(call.world, ends) if len(nodes) > 1 else 1.0))
+
+
+def _numbers(call: ToolCall, node: Node) -> list[int]:
+    """Return the cards that a test takes on a host: those of HCCL_TEST_USE_DEVS, else all from the first on."""
+    there = [card.id for card in call.world.params.host(node.name).cards]
+    asked = [int(word) for word in call.env.get("HCCL_TEST_USE_DEVS", "").split(",") if word.isdigit()]
+    if unheard := [number for number in asked if number not in there]:
+        raise _Refused(1, f"acl interface return err: aclrtSetDevice({unheard[0]}), retcode: 107001.\n")
+    return sorted(asked) or there
 
 
 def _loads(call: ToolCall, node: Node, library: str) -> bool:
