@@ -174,6 +174,8 @@ def _access_changes(params: Params, host: Host, paths: HostPaths, seen: HostFact
     wrong = wrong_modes(seen)
     if wrong or fetch:
         before = ", ".join(wrong[:3]) or "what the download makes"
+        others = fetch or any(not each.startswith(f"{CONFIG} ") for each in wrong)  # -R alone opens config.json too
+        whole, config = (("-R", "750"), paths.weights), (("640",), f"{paths.weights}/{CONFIG}")
         changes += [
             Change(
                 subject=subject,
@@ -186,7 +188,7 @@ def _access_changes(params: Params, host: Host, paths: HostPaths, seen: HostFact
                 phase=2,
                 fixes=("WGT-MODE",),
             )
-            for options, path in ((("-R", "750"), paths.weights), (("640",), f"{paths.weights}/{CONFIG}"))
+            for options, path in ((whole, config) if others else (config,))
         ]
     return changes
 
