@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from runbook_lib.model import Subject, Verdict
 from runbook_lib.params import Topology
-from runbook_lib.stages.network.matrix import cell_verdict
+from runbook_lib.stages.base import params_file
+from runbook_lib.stages.network.matrix import address_of, cell_verdict
 
 if TYPE_CHECKING:
     from runbook_lib.ascend.hccn import Lldp
@@ -30,7 +31,7 @@ def check_cabling(findings: Findings, facts: NetworkFacts, params: Params) -> No
                 if params.cluster.topology is Topology.SWITCH:
                     _check_port(findings, on_port, params, host, card, seen)
                 else:
-                    _check_peer(findings, facts, Subject(host.name, card.id))
+                    _check_peer(findings, facts, params, Subject(host.name, card.id))
     _check_topology(findings, facts, params)
 
 
@@ -110,16 +111,19 @@ def _cards_on_ports(facts: NetworkFacts) -> Ports:
     return ports
 
 
-def _check_peer(findings: Findings, facts: NetworkFacts, subject: Subject) -> None:
+def _check_peer(findings: Findings, facts: NetworkFacts, params: Params, subject: Subject) -> None:
     """Say whom the cable leads to, where another card than the planned one answered."""
     expected = f"card {subject.card} of the other host at the other end of the cable"
     answered = [
         cell[1] for cell, reading in facts.pings.items() if cell[0] == subject and cell_verdict(reading) is Verdict.OK
     ]
     wrong = [each for each in answered if each.card != subject.card]
-    command = f"swap the cables of {subject} and card {wrong[0].card if wrong else '?'} at one host"
     if wrong and not any(each.card == subject.card for each in answered):
-        said = f"{wrong[0]} answers"
+        said, ping = (
+            f"{wrong[0]} answers",
+            f"hccn_tool -i {subject.card} -ping -g address {address_of(params, wrong[0])}",
+        )
+        command = f"{ping}   # on {subject.host}; swap the cables of {subject} and card {wrong[0].card} at one host"
         findings.add("NET-CABLING", subject, Verdict.FAIL, seen=said, expected=expected, next_command=command)
     elif answered:
         findings.add("NET-CABLING", subject, Verdict.OK, seen=f"{answered[0]} answers", expected=expected)
@@ -139,7 +143,8 @@ def _check_topology(findings: Findings, facts: NetworkFacts, params: Params) -> 
         verdict,
         seen=f"{'undecided' if seen is None else seen.value}: {why}",
         expected=f"{wanted.value}, as params say",
-        next_command=f"look at the cables; then correct cluster.topology in params/{params.cluster.name}.yaml",
+        next_command=f"hccn_tool -i {params.master.cards[0].id} -lldp -g   # on {params.master.name}; only a switch "
+        f"answers; then correct cluster.topology in {params_file(params)}",
     )
 
 

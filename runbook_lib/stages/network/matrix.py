@@ -37,8 +37,7 @@ def not_judged(facts: NetworkFacts, params: Params, subject: Subject) -> str:
         return f"{subject.host} gave no facts"
     if subject.host in facts.lost:
         return f"{subject.host} was lost while it was read"
-    wanted = next(card.ip for card in params.host(subject.host).cards if card.id == subject.card)
-    if seen.ip.known and (seen.ip.value is None or seen.ip.value.address != wanted):
+    if seen.ip.known and (seen.ip.value is None or seen.ip.value.address != address_of(params, subject)):
         return f"NET-IP of {subject} comes first"
     if seen.link.value is False:
         return f"NET-LINK of {subject} comes first"
@@ -182,7 +181,9 @@ def _check_card(  # noqa: PLR0913, PLR0917 - a card, and what the whole matrix s
         Verdict.WARN if left else Verdict.OK,
         seen=seen,
         expected=expected,
-        next_command="set network.ping_deadline_s higher in params, or look at the pairs in the heatmap",
+        next_command=f"{_again(params)} --set network.ping_deadline_s={2 * params.network.ping_deadline_s:g}"
+        if left
+        else None,
     )
 
 
@@ -205,6 +206,10 @@ def _more(cells: list[Cell]) -> str:
     return f" and {len(cells) - 1} more" if len(cells) > 1 else ""
 
 
+def address_of(params: Params, subject: Subject) -> str:
+    """Return the address that a card shall have."""
+    return next(card.ip for card in params.host(subject.host).cards if card.id == subject.card)
+
+
 def _command(params: Params, source: Subject, target: Subject) -> str:
-    address = next(card.ip for card in params.host(target.host).cards if card.id == target.card)
-    return f"hccn_tool -i {source.card} -ping -g address {address}   # on {source.host}"
+    return f"hccn_tool -i {source.card} -ping -g address {address_of(params, target)}   # on {source.host}"
