@@ -87,7 +87,7 @@ def _check_devices(findings: Findings, host: Host, paths: HostPaths, seen: HostF
         Verdict.FAIL if lost or hidden else Verdict.OK,
         seen=said or f"{len(host.cards)} cards",
         expected=expected,
-        next_command=f"ls -l /dev/davinci*; npu-smi info   # on {host.name}: driver and cards" if lost else None,
+        next_command=f"ls -l /dev/davinci*; npu-smi info   # on {host.name}; driver and cards" if lost else None,
     )
 
 
