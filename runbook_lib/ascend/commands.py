@@ -22,6 +22,7 @@ _PROMPTS = (
     re.compile(rf"\s*{_ENV}[A-Za-z_][\w.-]*@(?P<host>[\w.-]+)[: ]\s?[^#$\s]*\s?[#$](?:\s*(?P<command>\S.*))?\s*"),
     re.compile(r"\s*(?P<host>[A-Za-z][\w.-]*):(?:~|/)\S* ?[#$](?:\s+(?P<command>\S.*))?\s*"),
     re.compile(r"\s*(?:ba|z|c|k)?sh-\d[\d.]*[#$](?P<host>)(?:\s+(?P<command>\S.*))?\s*"),
+    re.compile(r"\s*(?P<host>)(?:/[\w.-]+)+/?[#$]\s+(?P<command>\S.*)"),  # only the folder
     re.compile(r"\s*\$(?P<host>)(?:\s+(?P<command>\S.*))?\s*"),
     re.compile(r"\++ (?P<host>)(?P<command>(?:\S*/)?(?:hccn_tool|npu-smi|docker|cat|echo)\s.*)"),
 )
@@ -101,10 +102,16 @@ def _is_strict(command: str) -> bool:
     return all(_GET_WORD.fullmatch(word) or before in takes_any for before, word in pairwise(words))
 
 
+def _without_quoted(text: str) -> str:
+    """Blank out what stands in quotes that are closed: a loop there is one of another shell, and whole."""
+    return re.sub(r"\\.|'[^']*'|\"(?:\\.|[^\"\\])*\"", lambda quoted: "_" * len(quoted[0]), text, flags=re.DOTALL)
+
+
 def unfinished(command: str) -> bool:
     """Whether the shell would wait for another line."""
+    command = _without_quoted(command)
     opened = len(re.findall(r"(?:^|[;\s])do(?=\s|$)", command))
-    started = len(re.findall(r"(?:^|;|\bdo)\s*(?:for|while)\s", command))
+    started = len(re.findall(r"(?:^|[;'\"]|\bdo)\s*(?:for|while)\s", command))
     closed = len(re.findall(r"(?:^|[;\s])done(?=$|[\s;|&>)])", command))
     return command.rstrip().endswith("\\") or max(opened, started) > closed
 
@@ -186,7 +193,7 @@ def _counted(head: str) -> tuple[str, list[str]]:
 def _body(text: str) -> tuple[str, str]:
     """Cut a loop's text at its own `done`."""
     depth = 1
-    for match in re.finditer(r"(?:^|(?<=[;\s]))(for|while|done)(?=$|[\s;|&>)])", text):
+    for match in re.finditer(r"(?:^|(?<=[;\s]))(for|while|done)(?=$|[\s;|&>)])", _without_quoted(text)):
         depth += -1 if match[1] == "done" else 1
         if depth == 0:
             return text[: match.start()].rstrip(" ;"), text[match.end() :].strip()
@@ -223,7 +230,12 @@ def _step(pipeline: Sequence[Sequence[str]], host: str) -> Iterator[Step]:
     name = words[0].rpartition("/")[2]
     if name == "ssh":
         target, rest = _ssh(words[1:])
-        for step in _expanded(" ".join(rest), target, 1) if rest else ():
+        # in double quotes the backslash kept the dollar for the other host
+        for step in _expanded(" ".join(rest).replace("\\$", "$"), target, 1) if rest else ():
+            yield replace(step, filtered=step.filtered or filtered)
+        return
+    if name in {"bash", "sh"} and words[1:2] in (["-c"], ["-lc"]) and len(words) > 2:  # noqa: PLR2004
+        for step in _expanded(words[2].replace("\\$", "$"), host, 1):
             yield replace(step, filtered=step.filtered or filtered)
         return
     step = _named(name, words[1:])

@@ -177,7 +177,8 @@ def _plain_info(capture: Capture) -> Reading[DockerInfo]:
         architecture=value("architecture"),
     )
     down = re.search(r"^errors?: ", plain(capture.stdout), re.IGNORECASE | re.MULTILINE)
-    return found(info) if info.server_version and not down else unreadable(capture)
+    known = info.server_version or info.runtimes  # a grep for the runtimes leaves only them
+    return found(info) if known and not down else unreadable(capture)
 
 
 def parse_info(capture: Capture) -> Reading[DockerInfo]:

@@ -143,6 +143,11 @@ def begins(text: str) -> str:
     return next((kind for kind, form in _SAYING.items() if form.search(text)), "")
 
 
+def refuses(text: str) -> bool:
+    """Whether a line is a refusal."""
+    return _REFUSED.search(text.strip()) is not None
+
+
 class _Splitter:
     def __init__(self, *, single: bool) -> None:
         self.out = Split()
@@ -199,7 +204,7 @@ class _Splitter:
         elif alone:
             self._begin(alone, line, card)
             self.ended = alone not in {"ping", "stat", "link_stat"}
-        elif _REFUSED.search(text.strip()):
+        elif refuses(text):
             self._begin(ERROR, line, card)
         elif not is_noise(line.text):
             self.out.rest.append(line)

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from runbook_lib.ascend.plain import closed_ip, is_elision, is_noise, labelled, lines_of, plain
+from runbook_lib.ascend.plain import closed_ip, differs, is_elision, is_noise, labelled, lines_of, plain
 from runbook_lib.ascend.reading import (
     Reading,
     first_words,
@@ -35,12 +35,12 @@ _RECOVERY_WORDS = {"success": True, "fail": False, "failed": False}
 
 @dataclass(frozen=True, slots=True)
 class Tls:
-    """The whole answer of `-tls -g`. `fields` holds what it says of the certificates, by the tool's own keys."""
+    """The whole answer of `-tls -g`. `fields` holds the rest by the tool's keys, one object for each certificate."""
 
     switch: int
     preconfigured: int | None = None
     alarm_days: int | None = None
-    fields: Mapping[str, str] = field(default_factory=dict)
+    fields: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,19 +79,33 @@ def parse_tls_info(capture: Capture) -> Reading[Tls]:
     refused = refusal(capture)
     if refused:
         return refused
-    said: dict[str, set[str]] = {}
+    said: dict[tuple[str, str], set[str | None]] = {}  # by certificate and key; None: cut off before its bracket
+    cert = ""
     for line in lines_of(plain(capture.stdout)):
+        heading = re.search(r"\[([^\]]+)\] info[ \t]*:", line.text, re.IGNORECASE)
+        cert = " ".join(heading[1].lower().split()) if heading else "" if "tls switch" in line.text.lower() else cert
         for key, value, end in re.findall(r"([a-z][a-z _]*?)[ \t]*\[([^\]\n]*)(\]|$)", line.text, re.IGNORECASE):
-            # a value without its bracket is cut off; two sorts of value are never one
-            said.setdefault(" ".join(key.lower().split()), set()).update(
-                {value.strip()} if end else {value, f"{value} "}
-            )
-    fields = {key: next(iter(values)) for key, values in said.items() if len(values) == 1}
+            said.setdefault((cert, " ".join(key.lower().split())), set()).add(value.strip() if end else None)
+    fields = _tls_fields(said)
+    if fields is None:
+        return unreadable(capture)
     switch = fields.pop("tls switch", "")
     if switch not in {"0", "1"}:
         return unreadable(capture)
     preset, days = fields.pop("tls preconfigured", ""), fields.pop("tls alarm time threshold", "")
     return found(Tls(int(switch), to_int(preset), to_int(days), fields), first_words(capture))
+
+
+def _tls_fields(said: Mapping[tuple[str, str], set[str | None]]) -> dict[str, Any] | None:
+    """Return what is certain; None where it is not known whether a certificate has expired."""
+    fields: dict[str, Any] = {}
+    for (cert, key), values in said.items():
+        value = next(iter(values)) if len(values) == 1 else None
+        if value is not None:
+            (fields.setdefault(cert, {}) if cert else fields)[key] = value
+        elif "expiration" in key and len(values - {None}) > 1:
+            return None
+    return fields
 
 
 def parse_duplex(capture: Capture) -> Reading[str]:
@@ -125,7 +139,7 @@ def parse_vnic(capture: Capture) -> Reading[Vnic]:
     if refused:
         return refused
     word = labelled(capture.stdout, "vnic link status", "UP|DOWN", lambda _: True)
-    if word is None:
+    if word is None or any(differs(capture.stdout, f"vnic {what}") for what in ("ipaddr", "netmask")):
         return unreadable(capture)
     address, mask = (
         labelled(capture.stdout, f"vnic {what}", r"[0-9]{1,3}(?:\.[0-9]{1,3}){3}", closed_ip)
@@ -152,9 +166,12 @@ def parse_version(capture: Capture) -> Reading[Mapping[str, str]]:
     refused = refusal(capture)
     if refused:
         return refused
+    parts = ("driver", "firmware")
+    if any(differs(capture.stdout, f"network {part} version") for part in parts):
+        return unreadable(capture)
     values = {
         part: value
-        for part in ("driver", "firmware")
+        for part in parts
         if (value := labelled(capture.stdout, f"network {part} version", r"\S+")) is not None
     }
     return found(values, first_words(capture)) if values else unreadable(capture)

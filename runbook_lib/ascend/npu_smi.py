@@ -23,6 +23,8 @@ from runbook_lib.ascend.plain import is_elision, lines_of, plain
 from runbook_lib.ascend.reading import Reading, first_words, found, refusal, to_float, to_int, unreadable
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from runbook_lib.model import Capture
 
 __all__ = [
@@ -42,8 +44,8 @@ _BUS_ID = re.compile(r"(?:[0-9A-Fa-f]{4,8}:)?[0-9A-Fa-f]{2}:[0-9A-Fa-f]{2}\.[0-9
 class Card:
     """One chip of one card, as the two rows of `npu-smi info` describe it.
 
-    id: NPU number; chip: number of the chip in it; phy_id: A3's second number, None elsewhere.
-    None in any other field means that the table did not say.
+    id: NPU number; chip: number of the chip in it; phy_id: A3's second number, None elsewhere. memory: the column
+    `Memory-Usage`, all that a card without HBM has. None in any other field means that the table did not say.
     """
 
     id: int
@@ -57,6 +59,8 @@ class Card:
     aicore_percent: int | None = None
     hbm_used_mb: int | None = None
     hbm_total_mb: int | None = None
+    memory_used_mb: int | None = None
+    memory_total_mb: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +80,7 @@ class NpuInfo:
 
     said_idle: cards for which the tool says in words that no process runs.
     unreadable_rows: rows of the tables that we could not place; with any of them the table is not trusted.
+    names_hbm: False when the heading has a column for memory and none for HBM.
     """
 
     version: str | None
@@ -84,6 +89,7 @@ class NpuInfo:
     said_idle: tuple[int, ...] = ()
     warnings: tuple[str, ...] = ()
     unreadable_rows: tuple[str, ...] = ()
+    names_hbm: bool = True
 
     def processes_of(self, card: int) -> tuple[Process, ...] | None:
         """Return the processes on a card, () when the tool says there is none, None when it does not say."""
@@ -116,34 +122,53 @@ def _first_row(cells: list[str]) -> Card | None:
     )
 
 
-def _second_row(card: Card, cells: list[str]) -> Card | None:
+def _second_row(card: Card, cells: list[str], heading: str) -> Card | None:
     match = re.fullmatch(r"([0-9]{1,4})(?:\s+([0-9]{1,4}|-|NA))?", cells[0])
     if match is None or not _BUS_ID.fullmatch(cells[1]):
         return None
-    ratios = _RATIO.findall(cells[2])
-    used, total = ratios[-1] if len(ratios) > 1 else ("", "")  # with one pair it is not said whether DDR or HBM
+    ratios: list[tuple[str, str]] = _RATIO.findall(cells[2])
+    memory, hbm = ("", ""), ("", "")
+    if _only_memory(heading):
+        memory = ratios[0] if len(ratios) == 1 else memory
+    elif len(ratios) > 1:  # with one pair it is not said whether DDR or HBM
+        memory, hbm = ratios[0], ratios[-1]
     numbers = cells[2].split()
+    second = match.group(2) if "device" not in heading else None  # the logic id of older tools
     return replace(
         card,
         chip=to_int(match.group(1)),
-        phy_id=to_int(match.group(2)) if match.group(2) else None,
+        phy_id=to_int(second) if second else None,
         bus_id=cells[1] if cells[1] not in {"NA", "N/A", "-"} else None,
         aicore_percent=to_int(numbers[0]) if numbers else None,
-        hbm_used_mb=to_int(used),
-        hbm_total_mb=to_int(total),
+        hbm_used_mb=to_int(hbm[0]),
+        hbm_total_mb=to_int(hbm[1]),
+        memory_used_mb=to_int(memory[0]),
+        memory_total_mb=to_int(memory[1]),
     )
 
 
-def _process_row(cells: list[str], unit_mb: float) -> Process | None:
+def _only_memory(heading: str) -> bool:
+    return "memory-usage" in heading and "hbm-usage" not in heading
+
+
+def _process_row(cells: list[str], heading: Sequence[str], unit_mb: float) -> Process | None:
     match = re.fullmatch(r"([0-9]{1,4})(?:\s+([0-9]{1,4}))?", cells[0])
-    if match is None or len(cells) < _PROCESS_CELLS:
+    if match is None or len(cells) < max(_PROCESS_CELLS, len(heading)):
         return None
-    memory = to_int(cells[-1])
+    names = {"name": "process name", "pid": "process id", "memory": "process memory"}
+    at = {
+        key: next((n for n, words in enumerate(heading) if words.partition("(")[0] == name), -1)
+        for key, name in names.items()
+    }  # 26.x has one more column: the pid in the container
+    if min(at.values()) < 0 or not at["pid"] < at["name"] < at["memory"]:
+        return None
+    more = len(cells) - len(heading)  # bars inside the name
+    memory = to_int(cells[at["memory"] + more])
     return Process(
         card=int(match.group(1)),
         chip=to_int(match.group(2)) if match.group(2) else None,
-        pid=to_int(cells[1]),
-        name="|".join(cells[2:-1]).strip(),
+        pid=to_int(cells[at["pid"]]),
+        name="|".join(cells[at["name"] : at["name"] + 1 + more]).strip(),
         memory_mb=None if memory is None else int(memory * unit_mb),
     )
 
@@ -169,6 +194,9 @@ class _Table:
         self.unplaced: list[str] = []
         self.half: Card | None = None
         self.in_processes = False
+        self.process_heading: list[str] = []
+        self.chip_heading = ""
+        self.chip_headings: set[str] = set()
         self.unit_mb = 1.0
 
     def keep(self, card: Card) -> None:
@@ -201,23 +229,26 @@ class _Table:
         elif re.search(r"process\s+id", line, re.IGNORECASE):
             self.flush()
             self.in_processes = True
+            self.process_heading = [" ".join(cell.lower().split()) for cell in cells]
             # very old builds print bytes
             self.unit_mb = 1 / 1024 / 1024 if "memory(b)" in line.replace(" ", "").lower() else 1.0
         elif cells[0].split()[:1] in (["NPU"], ["Chip"], ["Device"]):
-            return
+            if cells[0].startswith("Chip"):
+                self.chip_heading = line.lower()
+                self.chip_headings.add(self.chip_heading)
         elif not self._place(cells):
             self.unplaced.append(line.strip())
 
     def _place(self, cells: list[str]) -> bool:
         if self.in_processes:
-            process = _process_row(cells, self.unit_mb)
+            process = _process_row(cells, self.process_heading, self.unit_mb)
             if process is not None and process not in self.processes:
                 self.processes.append(process)
             return process is not None
         if len(cells) != _CARD_CELLS:
             return False
         if self.half is not None:
-            whole = _second_row(self.half, cells)
+            whole = _second_row(self.half, cells, self.chip_heading)
             if whole is not None:
                 self.half = None
                 self.keep(whole)
@@ -257,5 +288,6 @@ def parse_info(capture: Capture) -> Reading[NpuInfo]:
         tuple(sorted(table.idle)),
         tuple(warnings),
         tuple(table.unplaced),
+        not table.chip_headings or not all(map(_only_memory, table.chip_headings)),
     )
     return found(info, first_words(capture))

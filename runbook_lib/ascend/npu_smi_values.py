@@ -17,12 +17,14 @@ if TYPE_CHECKING:
     from runbook_lib.ascend.plain import Line
     from runbook_lib.model import Capture
 
+_BY_WEIGHT = ("OK", "UNKNOWN", "Warning", "Alarm", "Critical")
 HEALTH_WORDS = frozenset({"OK", "Warning", "Alarm", "Critical", "UNKNOWN"})  # npu_common.c of the tool
 _PROCESS = re.compile(
     r"[ \t]*Process id[ \t]*:[ \t]*([0-9]+)[ \t]+Process name[ \t]*:[ \t]*(.*?)[ \t]*Process memory\((MB|B)\)"
     r"[ \t]*:[ \t]*([0-9]+)[ \t]*",
     re.IGNORECASE,
 )
+_REMARK = re.compile(r"[ \t]+#[ \t].*$")  # what somebody wrote behind a value
 _TOPO_WORDS = frozenset({"X", "HCCS", "HCCS_SW", "SIO", "SYS", "PHB", "PIX", "PXB", "NA", "N/A"})
 
 
@@ -110,7 +112,7 @@ def key_value(text: str) -> tuple[str, str] | None:
     key = " ".join(key.split())
     if not colon or not key or key[0] in "|+[" or "|" in key or (value and value[0] not in " \t"):
         return None
-    return key, value.strip()
+    return key, _REMARK.sub("", value).strip()
 
 
 def parse_keyvalues(capture: Capture) -> Reading[KeyValues]:
@@ -153,17 +155,39 @@ def parse_board(capture: Capture) -> Reading[Board]:
 
 
 def parse_health(capture: Capture) -> Reading[Health]:
-    """Read `npu-smi info -t health -i N -c C`; a status word outside the tool's five is unreadable."""
+    """Read `npu-smi info -t health -i N [-c C]`; a status word outside the tool's five is unreadable.
+
+    Without `-c` every chip and the MCU have a line of their own: the worst word counts.
+    """
     refused = refusal(capture)
     if refused:
         return refused
-    word = labelled(capture.stdout, "health(?: status)?", r"\S+", lambda _: True)
-    known = {each.lower(): each for each in HEALTH_WORDS}
-    if word is None or word.lower() not in known:
-        return unreadable(capture)
     values = parse_keyvalues(capture).value or KeyValues(())
+    if len(_healths(values)) < (to_int(_said(values, "Chip Count") or "") or 0):
+        return unreadable(capture)  # a chip is missing
+    word = labelled(capture.stdout, "health(?: status)?", r"\S+", lambda _: True)
+    word = word or _worst(capture.stdout, values) or ""
+    known = {each.lower(): each for each in HEALTH_WORDS}
+    if word.lower() not in known:
+        return unreadable(capture)
     codes, information = _said(values, "Error Code") or "", _said(values, "Error Information") or ""
     return found(Health(known[word.lower()], tuple(codes.split()), information), first_words(capture))
+
+
+def _healths(values: KeyValues) -> list[str]:
+    return [value for key, value in values.pairs if key.lower() in {"health", "health status"}]
+
+
+def _worst(text: str, values: KeyValues) -> str | None:
+    """Return the worst of several health words, when each stands for a chip of its own."""
+    words = _healths(values)
+    chips = [(key, value) for key, value in values.pairs if key in {"Chip ID", "Chip Name"}]
+    last = lines_of(plain(text))[-1:]
+    if last and last[0].open and "health" in last[0].text.lower():
+        return None
+    if len(words) != len(chips) or len(set(chips)) != len(chips) or not set(words) <= HEALTH_WORDS:
+        return None
+    return max(words, key=_BY_WEIGHT.index, default=None)
 
 
 def parse_list(capture: Capture) -> Reading[CardList]:

@@ -17,9 +17,11 @@ _ESCAPES = re.compile(
 )
 _ODD = {
     0xA0: " ", 0x3000: " ", 0x2007: " ",  # blanks of web pages
-    0xFF1A: ":", 0xFF08: "(", 0xFF09: ")",  # full-width signs of Chinese input
+    0xFF1A: ":", 0xFF0C: ",", 0xFF08: "(", 0xFF09: ")",  # full-width signs of Chinese input
     0xFEFF: None, 0x200B: None, 0x200C: None, 0x200D: None, 0: None,
 }  # fmt: skip
+_SIGNS = re.compile(rf"{_ESCAPES.pattern}|.", re.DOTALL)
+_LONGEST_RETYPED = 5000
 DAMAGED = "\ufffd"  # stands where a character of the capture is lost
 _CONTROL = re.compile(r"[\x01-\x08\x0b-\x1f\x7f]")
 _DOTS = re.compile(r"\.{3,}|[…⋮]")
@@ -31,6 +33,7 @@ _NOISE = re.compile(
     r"[\[(<]?(?:(?:warn(?:ing)?s?|info|notice|note|tips?)(?!\w)|警告|注意|提示|信息)[\])>]?\s*[:\]]?"
     r"|/usr/local/Ascend\b|Last (?:failed )?login\b|Authorized users only|Welcome to\b|Connection to \S+ closed"
     r"|(?:logout|exit)$|.*\(y/n\)"
+    r"|(?:NPU|CANN):$|Every [0-9.]+s: |Get pid name failed\.?$"
     r"|bash: warning:|There (?:was|were) \d+ failed login|[=\-*_~#]{3,}$|`{3}",
     re.IGNORECASE,
 )
@@ -53,12 +56,29 @@ def plain(text: str) -> str:
     """Return the text without terminal codes, with plain line ends and blanks; the lines keep their numbers."""
     if text.isascii() and text.replace("\n", "").replace("\t", "").isprintable():
         return text
+    if "\b" in text:
+        text = "\n".join(_retyped(line) if "\b" in line else line for line in text.split("\n"))
     text = _ESCAPES.sub("", text).translate(_ODD)
     text = re.sub(r"\r+(?=\n|\Z)|(?<=\n)\r+|\A\r+", "", text)
-    while "\b" in text:
-        shorter = re.sub(r"[^\n\b]\b", "", text)
-        text = shorter if shorter != text else text.replace("\b", "")
     return _CONTROL.sub(DAMAGED, text)
+
+
+def _retyped(line: str) -> str:
+    """Return what a terminal shows of a line in which somebody went back and typed again."""
+    shown: list[str] = []
+    at = 0
+    for sign in _SIGNS.findall(line) if len(line) <= _LONGEST_RETYPED else ():
+        if sign == "\b":
+            at = max(at - 1, 0)
+        elif sign in {"\x1b[K", "\x1b[0K"}:
+            del shown[at:]
+        elif len(sign) > 1 and sign[-1] in "CDGP@":  # the cursor jumps: what is shown then is not worked out
+            return line.replace("\b", DAMAGED)
+        elif len(sign) == 1:  # anything longer is a colour or a title
+            at = len(shown) if sign == "\r" else at
+            shown[at : at + 1] = [sign]
+            at += 1
+    return "".join(shown) if len(line) <= _LONGEST_RETYPED else line.replace("\b", DAMAGED)
 
 
 def lines_of(text: str) -> list[Line]:
@@ -112,6 +132,13 @@ def closed_ip(value: str) -> bool:
 @cache
 def _start(label: str) -> re.Pattern[str]:
     return re.compile(rf"{DEVICE}(?:{label})[ \t]*:[ \t]*", re.IGNORECASE)
+
+
+def differs(text: str, label: str) -> bool:
+    """Whether lines with this label say different things: they are of several cards, and none of them is known."""
+    start = _start(label)
+    lines = [line.text for line in lines_of(BLANKS.sub(" ", plain(text)))]
+    return len({line[head.end() :].lower() for line in lines if (head := start.match(line))}) > 1
 
 
 def labelled(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from runbook_lib.ascend import docker, rank_table
 from runbook_lib.ascend.answers import Reply, Yield, number, read
 from runbook_lib.ascend.hccn_detail import parse_conf
-from runbook_lib.ascend.plain import DAMAGED, closed_ip, is_elision, joined
+from runbook_lib.ascend.plain import DAMAGED, closed_ip, is_elision, is_noise, joined
 from runbook_lib.ascend.versions import parse_versions
 from runbook_lib.model import to_json
 
@@ -49,7 +49,12 @@ def _told(step: Step, lines: Sequence[Line]) -> tuple[Yield, list[Line]]:
     if not any(line.text.strip() for line in kept):
         out.trouble(f"nothing printed for {step.text or step.tool}", None, "empty")
     missing = next(
-        (line for line in kept if re.search(r"no such file|permission denied", line.text, re.IGNORECASE)), None
+        (
+            line
+            for line in kept
+            if re.search(r"no such file|permission denied|没有那个文件或目录|权限不够", line.text, re.IGNORECASE)
+        ),
+        None,
     )
     if missing is not None and step.tool != "docker":
         out.trouble(missing.text, missing.number, "no-file")
@@ -116,7 +121,8 @@ def read_versions(step: Step, lines: Sequence[Line]) -> Yield:
     read_ = parse_versions(joined(kept))
     first = kept[0].number - 1 if kept else 0
     for place, bad in read_.bad_lines:
-        out.trouble(bad, first + place, "text")
+        if not is_noise(bad):
+            out.trouble(bad, first + place, "text")
     asked = step.subcommand
     if asked and read_.kinds and read_.kinds != (asked,):
         out.trouble(f"the keys are those of {' and '.join(read_.kinds)}, not of {asked}", None, "other-answer")

@@ -14,7 +14,7 @@ from runbook_lib.ascend.reading import Reading, to_int
 from runbook_lib.model import Capture, to_json
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from runbook_lib.ascend.commands import Step
     from runbook_lib.ascend.npu_smi import NpuInfo
@@ -33,7 +33,7 @@ _MARKS = (  # what a text without a command is, by words that only it has
     ("topo", _mark(r"^[ \t]*(?:NPU0|Phy-ID0)[ \t]+(?:NPU|Phy-ID)|CPU Affinity")),
     ("proc-mem", _mark(r"^[ \t]*(?:Process id[ \t]*:|No process in device)")),
     ("l", _mark(r"^[ \t]*Total Count[ \t]*:")),
-    ("health", _mark(r"^[ \t]*Health Status[ \t]*:")),
+    ("health", _mark(r"^[ \t]*Health(?: Status)?[ \t]*:")),
     ("ecc", _mark(r"Single Bit Error Count[ \t]*:")),
     ("usages", _mark(r"^[ \t]*(?:DDR|HBM) Capacity\(MB\)[ \t]*:")),
     ("common", _mark(r"^[ \t]*(?:Aicore Freq|NPU Real-time Power)")),
@@ -52,21 +52,31 @@ def _info(value: NpuInfo) -> Any:  # noqa: ANN401 - JSON
 
 
 def _sections(value: KeyValues) -> Any:  # noqa: ANN401 - JSON
-    """Return `key : value` lines as objects; a key that comes again begins the next one."""
+    """Return `key : value` lines as objects; a key that comes again begins the next one, and so does the mcu's name."""
     sections: list[dict[str, Any]] = [{}]
     for key, text in value.pairs:
-        if key in sections[-1]:
+        mcu = key == "Chip Name" and text.lower() == "mcu" and _names_first(sections[-1])
+        if key in sections[-1] or mcu:
             sections.append({})
         sections[-1][key] = number(text)
     return sections
+
+
+def _names_first(section: Mapping[str, Any]) -> bool:
+    """Whether the chip stands before its values, as in `-t common`; in `-t temp` it stands behind them."""
+    keys = list(section)
+    return "Chip ID" in keys and set(keys[: keys.index("Chip ID")]) <= {"NPU ID", "Chip Count"}
 
 
 def _with_fields(value: Any, lines: Sequence[Line]) -> Any:  # noqa: ANN401 - JSON
     """Add all `key : value` lines to what a parser picked out."""
     text = "\n".join(line.text for line in lines if not line.open) + "\n"
     values = npu_smi_values.parse_keyvalues(Capture(text, exit_code=0)).value
-    fields = _sections(values)[0] if values is not None else {}
+    sections = _sections(values) if values is not None else [{}]
+    fields = sections[0]
     data = {**to_json(value), "fields": fields}
+    if len(sections) > 1:
+        data["sections"] = sections
     if "codes" in data:  # of a health answer: what it does not say is not "no codes"
         data["codes"] = data["codes"] if "Error Code" in fields else None
         data["information"] = data["information"] or None
@@ -222,8 +232,10 @@ def _gaps(info: NpuInfo) -> Iterator[str]:
     for card in info.cards:
         if card.health not in HEALTH_WORDS:
             yield f"NPU {card.id}: health {card.health}"
-        if card.chip is not None and (card.hbm_used_mb is None or card.hbm_total_mb is None):
+        if card.chip is not None and info.names_hbm and None in {card.hbm_used_mb, card.hbm_total_mb}:
             yield f"NPU {card.id}: no HBM figures"
+        if card.chip is not None and not info.names_hbm and None in {card.memory_used_mb, card.memory_total_mb}:
+            yield f"NPU {card.id}: no memory figures"
     numbers = {card.id for card in info.cards}
     told = {process.card for process in info.processes} | set(info.said_idle)
     if told:  # the second table names every card of the first

@@ -22,16 +22,26 @@ _NOT_RUNNABLE = frozenset({126, 127})  # what a shell answers for "cannot execut
 REFUSALS: tuple[tuple[str, str], ...] = (
     (r"hccn_tool is busy", "busy"),
     (
-        r"permission denied|run permission|can't access|operation not permitted|password is required",
+        (
+            r"permission denied|run permission|can't access|operation not permitted|password is required"
+            r"|权限不够|不允许的操作"
+        ),
         "permission",
     ),
     (r"device is not exist|invalid device id|invalid card id|error parameter of -i", "no-device"),
     (r"not supported on this product", "unsupported"),
     (r"link status is down", "link-down"),
     (r"control link unreachable", "unreachable"),
-    (r"dcmi module initialize failed", "driver"),
+    (r"dcmi mod(?:ule|el) initiali[sz]ed? failed.*\bdevice is used", "in-use"),
+    (r"dcmi mod(?:ule|el) initiali[sz]ed? failed", "driver"),
     # sudo answers it with 1, not 127
-    (r"command not found|(?:hccn_tool|npu-smi|docker): no such file or directory", "not-installed"),
+    (
+        (
+            r"command not found|未找到命令"
+            r"|(?:hccn_tool|npu-smi|docker)[:\uff1a] ?(?:no such file or directory|没有那个文件或目录)"
+        ),
+        "not-installed",
+    ),
     (r"cannot connect to the docker daemon|is the docker daemon running", "daemon-down"),
     (
         (
@@ -43,7 +53,8 @@ REFUSALS: tuple[tuple[str, str], ...] = (
     ),
     (
         (
-            r"cmd execute failed|command execute failed|failed to execute npu-smi|get device health status failed"
+            r"npu get board type failed"
+            r"|cmd execute failed|command execute failed|failed to execute npu-smi|get device health status failed"
             r"|^\s*execute failed|is doing, please try later|recovery failed|config file failed"
             r"|hccn\.conf has no enough space"
         ),
@@ -53,10 +64,11 @@ REFUSALS: tuple[tuple[str, str], ...] = (
 # asked first, since most answers are none of these: every pattern above holds one of these words
 _CLUES = (
     "is busy", "permission", "can't access", "not permitted", "password is", "not exist", "invalid",
-    "error parameter", "not supported", "status is down", "unreachable", "dcmi module", "not found",
+    "error parameter", "not supported", "status is down", "unreachable", "dcmi mod", "not found",
     "no such file", "docker daemon", "unknown option", "is wrong", "configured is", "configured gateway",
     "configure gateway", "already exist", "execute failed", "failed to execute", "status failed", "try later",
-    "recovery failed", "file failed", "enough space",
+    "recovery failed", "file failed", "enough space", "board type failed",
+    "权限不够", "不允许的操作", "未找到命令", "没有那个文件或目录",
 )  # fmt: skip
 
 
@@ -68,7 +80,8 @@ class Reading(Generic[T_co]):
         says that it could not), `unreadable` (we did not understand what came back, or nothing did).
     message: the tool's own words, first line.
     reason: for `error` and `unreadable` a stable word: busy, permission, no-device, unsupported, link-down,
-        unreachable, driver, daemon-down, refused (the arguments), failed, not-installed, timeout, not-run, empty, text.
+        unreachable, driver, in-use (of a container), daemon-down, refused (the arguments), failed, not-installed,
+        timeout, not-run, empty, text.
     """
 
     value: T_co | None

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 from runbook_lib.ascend.answers import Yield
 from runbook_lib.ascend.commands import Step, steps_of, typed, unfinished
-from runbook_lib.ascend.hccn_answers import begins
-from runbook_lib.ascend.plain import Line, is_elision, is_noise, lines_of, plain
+from runbook_lib.ascend.hccn_answers import begins, refuses
+from runbook_lib.ascend.plain import DAMAGED, Line, is_elision, is_noise, lines_of, plain
 from runbook_lib.ascend.read_files import read_conf, read_docker, read_rank_table, read_text, read_versions
 from runbook_lib.ascend.read_hccn import read_hccn
 from runbook_lib.ascend.read_logs import read_log
@@ -39,12 +39,14 @@ def _mark(pattern: str) -> re.Pattern[str]:
 
 
 _NPU_BEGINS = re.compile(r"[ \t]*(?:NPU ID|Total Count|Health Status)[ \t]*:")
+_TABLE = re.compile(r"[ \t]*(?:\+[-=+]{20}|\|[ \t]*(?:NPU\b|npu-smi))")
 _GUESSES = (  # what output without any command is, by words that only it has
     (
         "npu-smi",
         _mark(
             r"^[ \t]*[|+](?:[ \t]*NPU\b|[ \t]*npu-smi|[-=]{20})|^[ \t]*(?:NPU ID|Total Count|Health Status)[ \t]*:"
-            r"|^[ \t]*NPU ID[ \t]+Chip ID|There is no NPU card|dcmi module|No process in device|CPU Affinity"
+            r"|^[ \t]*NPU ID[ \t]+Chip ID|There is no NPU card|dcmi mod(?:ule|el)|npu get board type"
+            r"|No process in device|CPU Affinity"
         ),
     ),
     ("rank-table", _mark(r"\"server_list\"\s*:")),
@@ -63,13 +65,24 @@ _GUESSES = (  # what output without any command is, by words that only it has
 
 @dataclass(slots=True)
 class _Block:
-    """One command and its output. steps None: the command could not be worked out. closed: something follows."""
+    """One command and its output. steps None: the command could not be worked out. closed: something follows.
+
+    ahead: it has printed nothing so far, so a line without prompt may be one that was typed ahead.
+    """
 
     steps: tuple[Step, ...] | None
     command: str = ""
     line: int | None = None
     lines: list[Line] = field(default_factory=list)
     closed: bool = False
+    ahead: bool = False
+
+    def take(self, line: Line) -> None:
+        """Add a line of output."""
+        self.lines.append(line)
+        tools = {step.tool for step in self.steps or ()}
+        unknown = tools <= {"hccn_tool", "npu-smi"} and not _is_output(line.text)
+        self.ahead = self.ahead and (is_noise(line.text) or unknown)
 
 
 def read_terminal(text: str, default: Step | None = None) -> Yield:
@@ -86,23 +99,46 @@ def _blocks(lines: Sequence[Line], default: Step | None) -> list[_Block]:
     """Cut a capture at its prompts."""
     now = _Block((default,) if default is not None else ())
     blocks = [now]
+    prompts = {said.command: n for n, line in enumerate(lines) if (said := typed(line.text)) and not said.bare}
     position = 0
     while position < len(lines):
         line = lines[position]
         position += 1
         said = typed(line.text)
+        if now.ahead and prompts.get(line.text.strip(), -1) >= position:
+            continue  # typed while the other command still ran: it comes again behind its own prompt
         if said is None:
-            now.lines.append(line)
+            now.take(line)
             continue
         command = said.command
-        while unfinished(command) and position < len(lines) and command.count("\n") < _LONGEST_COMMAND:
+        if said.bare and now.ahead and not line.text.lstrip().startswith("#"):
+            now.steps, now.command = None, f"{now.command}\n{command}"  # whose answer follows is not certain
+            continue
+        while (
+            unfinished(command)
+            and position < len(lines)
+            and command.count("\n") < _LONGEST_COMMAND
+            and not _is_no_command(lines[position].text)
+        ):
             command += "\n" + re.sub(r"^\s*>\s?", "", lines[position].text)
             position += 1
         now.closed = True
         cut = lines[position - 1].open
-        now = _Block(None if cut else steps_of(command, said.host), command, line.number)
+        steps = None if cut or DAMAGED in command else steps_of(command, said.host)
+        now = _Block(steps, command, line.number, ahead=steps is None or any(step.tool != "quiet" for step in steps))
         blocks.append(now)
     return [block for block in blocks if block.command or any(line.text.strip() for line in block.lines)]
+
+
+def _is_output(text: str) -> bool:
+    """Whether a line is surely one that hccn_tool or npu-smi printed."""
+    return bool(begins(text) or _NPU_BEGINS.match(text) or _TABLE.match(text) or refuses(text))
+
+
+def _is_no_command(text: str) -> bool:
+    """Whether a line cannot go on with a command of several lines."""
+    said = typed(text)
+    return (said is not None and not said.bare) or _is_output(text)
 
 
 def _read_block(block: _Block, default: Step | None) -> Yield:

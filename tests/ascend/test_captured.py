@@ -101,7 +101,9 @@ def test_cards_named_by_the_answer_itself() -> None:
 def test_tls_with_certificates() -> None:
     value = answer(parsed("hccn_tool.tls.certs"))["value"]
     assert (value["switch"], value["preconfigured"], value["alarm_days"]) == (0, 1, 60)
-    assert value["fields"]["end_time"] == "Jan  5 08:00:00 2035 GMT"
+    assert value["fields"]["pub cert"]["end_time"] == "Jan  5 08:00:00 2035 GMT"
+    expired = answer(parsed("hccn_tool.tls.expired"))["value"]["fields"]
+    assert [expired[cert]["tls expiration status"] for cert in ("pub cert", "ca1 cert")] == ["0", "2"]
 
 
 def test_optical_numbers_have_units() -> None:
