@@ -29,6 +29,8 @@ def check_cards(findings: Findings, host: Host, seen: HostFacts) -> None:
         # -8005: driver or firmware were changed without a reboot
         if seen.npus.reason == "driver":
             command = f"reboot   # on {host.name}; driver or firmware were changed without it"
+        elif seen.npus.reason == "in-use":  # -8020: a container has the cards for itself
+            command = f"docker ps -a   # on {host.name}; a container holds the cards, its owner stops it"
         findings.add("PRE-NPU-SMI", subject, Verdict.FAIL if _broken(seen) else Verdict.UNKNOWN, seen=said,
                      expected="a table of all cards", next_command=command)  # fmt: skip
         findings.add("PRE-CARDS", subject, Verdict.UNKNOWN, seen=said, expected=expected, next_command=command)
@@ -68,7 +70,8 @@ def _unseen(findings: Findings, subject: Subject, health: Verdict, said: str, co
 
 def _broken(seen: HostFacts) -> bool:
     """Whether the tool itself said that it cannot: that is known, and no question of our reading."""
-    return seen.npus.state == "error" and seen.npus.reason in {"driver", "not-installed", "permission", "failed"}
+    said = {"driver", "in-use", "not-installed", "permission", "failed"}
+    return seen.npus.state == "error" and seen.npus.reason in said
 
 
 def _check_card(findings: Findings, host: str, card: Card) -> None:
