@@ -411,6 +411,8 @@ def _shown_commands(bench: Bench, case: Injected, seen: Seen, done: list[str]) -
             done.append(f"`{command}`")
             if command.startswith("runbook run "):
                 bench.apply(seen)
+            elif command.startswith("runbook check "):
+                continue  # another look comes after each remedy
             elif problem := bench.shell(host, command):
                 problems.append(problem)
     return problems
