@@ -268,10 +268,11 @@ def test_a_second_default_route_is_seen() -> None:
     assert found(here, "NET-ROUTE", Subject("node1", 0)).verdict is FAIL
 
 
-def test_a_host_without_facts_is_reached_as_the_runbook_reaches_it() -> None:
-    here = scene("network")
+@pytest.mark.parametrize(("stage", "code"), [("network", "RUN-HOST"), ("preflight", "PRE-HOST-UNREACHABLE")])
+def test_a_host_without_facts_is_reached_as_the_runbook_reaches_it(stage: str, code: str) -> None:
+    here = scene(stage)
     here.errors["node2"] = "no SSH banner"
     ssh = here.params.cluster.ssh
-    assert found(here, "RUN-HOST", Subject("node2")).next_command == (
+    assert found(here, code, Subject("node2")).next_command == (
         f"ssh -i {ssh.key} -o UserKnownHostsFile={ssh.known_hosts} -p {ssh.port} root@127.77.1.2 true"
     )

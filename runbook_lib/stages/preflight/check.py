@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from runbook_lib.model import Finding, Subject, Verdict
-from runbook_lib.stages.base import Findings
+from runbook_lib.stages.base import Findings, ssh_command
 from runbook_lib.stages.preflight.cards import check_cards
 from runbook_lib.stages.preflight.room import check_room
 from runbook_lib.stages.preflight.software import check_software
@@ -26,7 +26,7 @@ def check(facts: PreflightFacts, params: Params) -> list[Finding]:
             Verdict.FAIL,
             seen=error,
             expected="the host answers over SSH with its pinned key",
-            next_command=f"ssh -p {params.cluster.ssh.port} {params.cluster.ssh.user}@{params.host(name).address} true",
+            next_command=ssh_command(params, params.host(name)),
         )
     for host in params.cluster.hosts:
         seen = facts.hosts.get(host.name)
