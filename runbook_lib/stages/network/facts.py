@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,7 @@ from runbook_lib.stages.network.pings import parse_pings
 from runbook_lib.stages.network.probe import READS
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Mapping
 
     from runbook_lib.ascend.hccn import HccnConf, IpConfig, LinkStat, Lldp, Optical
     from runbook_lib.ascend.reading import Reading
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from runbook_lib.params import Params
     from runbook_lib.stages.base import HostProbe, Probes
     from runbook_lib.stages.card_reads import Reads
+    from runbook_lib.stages.network.pairs import Pair
     from runbook_lib.stages.network.pings import Pings
 
 RECENT_S = 3600.0
@@ -50,15 +52,15 @@ class CardNetwork:
 class NetworkFacts:
     """The cards of every host that was reached, its path of hccn_tool and its hccn.conf; who answered whom.
 
-    conf: None where the file could not be read; missing_conf: hosts that say that they have no such file.
-    asked: whom each card was to ping in any case. lost: hosts whose connection broke before all had come.
+    conf: None where the file could not be read. untested: how many pairs that must be pinged each card has not pinged.
+    lost: hosts whose connection broke before all had come.
     """
 
     cards: Mapping[str, Mapping[int, CardNetwork]]
     tools: Mapping[str, str]
     conf: Mapping[str, HccnConf | None] = field(default_factory=dict)
     pings: Pings = field(default_factory=dict)
-    asked: Mapping[Subject, Collection[Subject]] = field(default_factory=dict)
+    untested: Mapping[Subject, int] = field(default_factory=dict)
     lost: frozenset[str] = frozenset()
 
     def card(self, subject: Subject) -> CardNetwork | None:
@@ -71,13 +73,11 @@ def facts(params: Params, probes: Probes) -> NetworkFacts:
     seen = {name: each for name, each in probes.items() if not each.error}
     where = subject_of(params)
     pings: Pings = {}
-    asked: dict[Subject, list[Subject]] = {}
+    due: list[Pair] = []
     for name, each in seen.items():
         host = params.host(name)
         first = pairs(params, host)
-        for pair in first:
-            if pair.turn < 0:
-                asked.setdefault(pair.source, []).append(pair.target)
+        due += [pair for pair in first if pair.turn < 0]
         pings |= parse_pings(each.get("pings"), name, where, first)
         if "more_pings" in each.captures:
             everything = suspect_pairs(params, host, {Subject(name, card.id) for card in host.cards})
@@ -87,7 +87,7 @@ def facts(params: Params, probes: Probes) -> NetworkFacts:
         {name: each.paths.hccn_tool for name, each in probes.items()},
         {name: read_conf(each.get("conf")) for name, each in seen.items()},
         pings,
-        asked,
+        Counter(pair.source for pair in due if (pair.source, pair.target) not in pings),
         frozenset(name for name, each in seen.items() if each.lost),
     )
 

@@ -157,7 +157,7 @@ def _check_card(  # noqa: PLR0913, PLR0917 - a card, and what the whole matrix s
         )
         return
     tested = [cell for cell in mine if cell in cells]
-    left = sum((subject, target) not in facts.pings for target in facts.asked.get(subject, ()))
+    left = facts.untested.get(subject, 0)
     if not tested:
         waits = sorted({not_judged(facts, params, cell[1]) for cell in mine} - {""})
         # nothing to compare with because another finding comes first, or because nobody knows
