@@ -42,6 +42,11 @@ class Capture:
     lost: bool = False
 
     @property
+    def absent(self) -> bool:
+        """Whether the tool itself said that a file is not there: then it is known, not unread."""
+        return self.exit_code == 1 and "No such file" in self.stderr
+
+    @property
     def ok(self) -> bool:
         """Whether the command ran and ended with 0."""
         return self.exit_code == 0

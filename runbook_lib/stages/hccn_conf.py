@@ -16,7 +16,7 @@ def read_conf(capture: Capture) -> HccnConf | None:
     """Parse the file; None where it could not be read. A host that says that there is no such file has an empty one."""
     if capture.ok:
         return parse_conf(capture.stdout)
-    return HccnConf() if capture.exit_code == 1 and "No such file" in capture.stderr else None
+    return HccnConf() if capture.absent else None
 
 
 def recovery_command(conf: HccnConf | None, params: Params, host: Host, card: Card, then: str) -> str:

@@ -42,7 +42,7 @@ def by_file(capture: Capture) -> dict[str, str]:
 def whole(capture: Capture) -> bool:
     """Whether the logs were read to their end; `find` ends with 1 when a log folder is not there yet."""
     text = capture.stdout.strip()
-    fine = capture.ok or (capture.exit_code == 1 and "No such file" in capture.stderr)
+    fine = capture.ok or capture.absent
     return fine and (not text or text.startswith(_HEADER[0]))
 
 

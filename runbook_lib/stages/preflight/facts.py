@@ -165,7 +165,7 @@ def _number(capture: Capture) -> float | None:
 def _present(capture: Capture) -> int | None:
     """Return the bytes that du counts; with an error beside its number it has not counted all."""
     word = capture.stdout.split(maxsplit=1)[:1]
-    if not word and capture.exit_code == 1 and "No such file" in capture.stderr:
+    if not word and capture.absent:
         return 0
     return int(word[0]) if capture.ok and word and re.fullmatch(r"[0-9]{1,18}", word[0]) else None
 
@@ -234,7 +234,7 @@ def _governors(capture: Capture) -> tuple[str, ...] | None:
 def _work(capture: Capture) -> str | None:
     if capture.ok:
         return capture.stdout.strip() or None
-    return "missing" if capture.exit_code == 1 and "No such file" in capture.stderr else None
+    return "missing" if capture.absent else None
 
 
 def _python(capture: Capture) -> tuple[int, ...] | None:

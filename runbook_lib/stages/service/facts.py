@@ -117,7 +117,7 @@ def _host_facts(host: Host, seen: HostProbe) -> HostFacts:
         container=docker.parse_inspect(seen.get("container")),
         default_config=default,
         files={name: capture.stdout for name, capture in files.items() if capture.ok},
-        missing=frozenset(name for name, capture in files.items() if _absent(capture) and name not in modes),
+        missing=frozenset(name for name, capture in files.items() if capture.absent and name not in modes),
         modes=modes,
         owners=_stat(seen.get("owners")),
         library_mode=next(iter(_modes(seen.get("library")).values()), None),
@@ -136,22 +136,17 @@ def _host_facts(host: Host, seen: HostProbe) -> HostFacts:
     )
 
 
-def _absent(capture: Capture) -> bool:
-    """Whether the tool itself said that a file is not there."""
-    return capture.exit_code == 1 and "No such file" in capture.stderr
-
-
 def _sums(capture: Capture) -> dict[str, str] | None:
     """Return name -> checksum; nothing when there is no such list, None when it could not be read."""
     if not capture.ok:
-        return {} if _absent(capture) else None
+        return {} if capture.absent else None
     lines = [line.split() for line in capture.stdout.splitlines()]
     return {words[1]: words[0] for words in lines if len(words) == 2}  # noqa: PLR2004 - sum and name
 
 
 def _stat(capture: Capture) -> dict[str, str]:
     """Return path -> first word; stat ends with 1 while a file is missing, and still says the others."""
-    ended = capture.ok or _absent(capture)
+    ended = capture.ok or capture.absent
     lines = [line.partition(" ") for line in capture.stdout.splitlines()] if ended else []
     return {name: word for word, _, name in lines}
 
@@ -162,7 +157,7 @@ def _modes(capture: Capture) -> dict[str, int]:
 
 def _tls_missing(capture: Capture, default: Reading[dict[str, Any]]) -> tuple[str, ...] | None:
     """Return the certificate files that the keys of the image's config.json name and its security folder has not."""
-    if default.value is None or not (capture.ok or _absent(capture)):
+    if default.value is None or not (capture.ok or capture.absent):
         return None
     there = {place.removeprefix(f"{HOME}/") for place in capture.stdout.splitlines()}
     wanted = mindie_config.tls_files(default.value) or ("tlsCert",)  # without such keys there is none
